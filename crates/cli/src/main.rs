@@ -1,0 +1,2 @@
+//! The `walden` program.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The verbs of Walden against Postgres, disk and store.

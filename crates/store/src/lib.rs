@@ -1,0 +1,1 @@
+//! Verified object I/O.

@@ -1,0 +1,2 @@
+//! Developer tasks: `cargo xtask demo`, `cargo xtask test`.
+fn main() {}
