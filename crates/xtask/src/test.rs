@@ -1,0 +1,5 @@
+//! stub
+use crate::failure::Result;
+pub(crate) fn main(_a: &[String]) -> Result<()> {
+    Ok(())
+}
