@@ -62,6 +62,77 @@ pub enum Error {
         /// The text, shortened.
         text: String,
     },
+    /// A history file has a line that PostgreSQL would refuse.
+    #[error("bad line in a timeline history file, {why}: line={line} text={text:?}")]
+    InvalidHistory {
+        /// The number of the line, from 1.
+        line: usize,
+        /// What is wrong with it.
+        why: &'static str,
+        /// The line, shortened.
+        text: String,
+    },
+    /// A backup label or a backup history file lacks a line, or has it in another form.
+    #[error("bad or missing line in a backup label: line={name:?} text={text:?}")]
+    InvalidBackupLabel {
+        /// What the line begins with.
+        name: &'static str,
+        /// The line found, shortened; empty if there is none.
+        text: String,
+    },
+    /// A tablespace map has a line of another form than `<oid> <path>`, or is cut short.
+    #[error("bad line in a tablespace map, {why}: line={line} text={text:?}")]
+    InvalidTablespaceMap {
+        /// The number of the entry, from 1.
+        line: usize,
+        /// What is wrong with it.
+        why: &'static str,
+        /// The entry, shortened.
+        text: String,
+    },
+    /// There are fewer bytes than the format needs.
+    #[error("too short for {what}: need={need} have={have}")]
+    TooShort {
+        /// What was to be read.
+        what: &'static str,
+        /// The bytes it needs.
+        need: usize,
+        /// The bytes that are there.
+        have: usize,
+    },
+    /// A field holds a value that PostgreSQL never writes there.
+    #[error("impossible value in {what}: field={field} value={value}")]
+    ImpossibleValue {
+        /// What was read.
+        what: &'static str,
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        value: u64,
+    },
+    /// `pg_control` is of a version of PostgreSQL that is not supported.
+    #[error("pg_control of an unsupported version: control_version={control} catalog_version={catalog}")]
+    UnsupportedControlFile {
+        /// `pg_control_version`.
+        control: u32,
+        /// `catalog_version_no`.
+        catalog: u32,
+    },
+    /// `pg_control` does not match its own checksum: it is damaged, or was read while the server wrote
+    /// it. In a running server's data directory, read it again.
+    #[error("pg_control does not match its checksum: stored={stored:08X} computed={computed:08X}")]
+    ControlFileChecksum {
+        /// The CRC-32C in the file.
+        stored: u32,
+        /// The CRC-32C of the file's bytes.
+        computed: u32,
+    },
+    /// The bytes do not start with a WAL page header of a supported version.
+    #[error("not a WAL page of a supported version: magic={magic:04X}")]
+    UnknownPageMagic {
+        /// The first two bytes.
+        magic: u16,
+    },
 }
 
 /// `text`, cut to what an error may repeat.
