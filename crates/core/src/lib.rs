@@ -1,1 +1,41 @@
-//! The domain of Walden: pure data and pure decisions. No I/O; the clock is an argument.
+//! The domain of Walden: pure data and pure decisions over it.
+//!
+//! Nothing here reads a clock, a disk or a network: the caller brings a snapshot of the catalog and the
+//! time, and gets a plan, a verdict or a refusal with its reason. Executors carry plans out and never
+//! decide again.
+
+mod envelope;
+mod error;
+mod judge;
+mod layout;
+mod manifest;
+mod records;
+mod recovery;
+mod sealed;
+mod snapshot;
+
+pub use envelope::{EnvelopeError, RecordKind, decode_envelope, encode_envelope};
+pub use error::{ErrorKind, NameError};
+pub use judge::{ArchiveVerdict, Incoming, SegmentFacts, SegmentFault, judge_archive};
+pub use layout::{
+    ArchiveObject, BackupId, BackupLayout, Incarnation, IncarnationLayout, ObjectKey, ServerLayout, ServerName,
+    repository_key,
+};
+pub use manifest::{Extent, FileEntry, ManifestEntry, ManifestHeader, ManifestPath, ManifestTotals};
+pub use records::{
+    Adoption, BackupKind, BackupRecord, BackupSource, Capabilities, ChecksumFailure, ConditionalCreate,
+    IncarnationEntry, IncarnationRecord, ObjectReference, RepositoryRecord, ServerRecord, ServerSettings,
+    Tablespace, Writer,
+};
+pub use recovery::{
+    BackupChoice, BackupRejection, PathStep, Reach, RecoveryAction, RecoveryPlan, RecoveryRequest, RecoveryTarget,
+    RecoveryWindow, Refusal, RefusalReason, RejectedBackup, RestorableBackup, SegmentNeeds, Setting, TargetTimeline,
+    TimelineWindow,
+    WindowGap, plan_recovery, recovery_window,
+};
+pub use sealed::{
+    CODEC_ZSTD, HEADER_FRAME_BYTES_MAX, INDEX_BYTES_MAX, ObjectHeader, ObjectKind, SEALED_SCHEMA, SealedError,
+    WalIdentity, decode_header_frame, decode_index_frame, encode_header_frame, encode_index_frame,
+    encode_padded_header_frame,
+};
+pub use snapshot::{CatalogSnapshot, SegmentRun, Stray};

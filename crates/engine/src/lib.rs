@@ -1,1 +1,31 @@
 //! The verbs of Walden against Postgres, disk and store.
+//!
+//! Each verb is one type with one method that carries it out and returns a serialisable report. Nothing here
+//! prints, reads the command line, or assumes a terminal, one server per process, or a process that ends.
+
+mod archiver;
+mod authority;
+mod catalog;
+mod clock;
+mod context;
+mod data_directory;
+mod error;
+mod fetcher;
+pub mod backup;
+pub mod fs;
+mod init;
+mod progress;
+pub mod restore;
+mod server;
+
+pub use archiver::{Archiver, PushOutcome, PushReport};
+pub use authority::Authority;
+pub use catalog::load_snapshot;
+pub use clock::{Clock, SystemClock};
+pub use context::Context;
+pub use data_directory::{DataDirectory, RESTORED_MARKER, RecoveryMode, RestoredMarker};
+pub use error::{EngineError, Result};
+pub use fetcher::{FetchOutcome, FetchReport, Fetcher};
+pub use init::{InitReport, InitRequest, init};
+pub use progress::{NoProgress, Progress, Unit};
+pub use server::{AdoptReport, adopt, find_incarnation, read_server, server_report};

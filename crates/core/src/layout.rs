@@ -1,0 +1,493 @@
+//! Where everything lives in a repository: every key is made, and taken apart again, here.
+
+use std::fmt;
+use std::str::FromStr;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use walden_pg::{ArchiveFileName, PgMajor, SystemId, TimelineId};
+
+use crate::error::NameError;
+
+/// Longest key that the layout makes, in bytes; well under the 1,024 of S3.
+pub const KEY_BYTES_MAX: usize = 512;
+
+/// The key of one object, relative to the root of the repository; segments are parted by `/`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct ObjectKey(String);
+
+impl ObjectKey {
+    /// Takes a key from a listing or from outside.
+    ///
+    /// # Errors
+    /// When it is empty, longer than 512 bytes, has an empty, `.` or `..` part, or a character other than
+    /// `A-Z a-z 0-9 . _ -` and `/`.
+    pub fn parse(text: &str) -> Result<Self, NameError> {
+        let refuse = |rule| Err(NameError::new("object key", text, rule));
+        if text.is_empty() || text.len() > KEY_BYTES_MAX {
+            return refuse("a key has 1 to 512 bytes");
+        }
+        if !text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-/".contains(&b)) {
+            return refuse("a key has letters, digits and ._-/ only");
+        }
+        if text.split('/').any(|part| part.is_empty() || part == "." || part == "..") {
+            return refuse("a key has no empty, . or .. part");
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    /// The key as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The name that people give to one archived PostgreSQL server: 1 to 63 of `A-Z a-z 0-9 . _ -`, first a letter
+/// or digit.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ServerName(String);
+
+impl ServerName {
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for ServerName {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let legal = (1..=63).contains(&text.len())
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+            && text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
+        if legal {
+            Ok(Self(text.to_owned()))
+        } else {
+            let rule = "use 1 to 63 letters, digits, '.', '_' or '-', first a letter or digit";
+            Err(NameError::new("server name", text, rule))
+        }
+    }
+}
+
+impl TryFrom<String> for ServerName {
+    type Error = NameError;
+    fn try_from(text: String) -> Result<Self, NameError> {
+        text.parse()
+    }
+}
+
+impl From<ServerName> for String {
+    fn from(name: ServerName) -> Self {
+        name.0
+    }
+}
+
+impl fmt::Display for ServerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// One life of a server: a system identifier under one PostgreSQL major. initdb and pg_upgrade begin a new one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Incarnation {
+    /// The system identifier that initdb drew.
+    pub system_id: SystemId,
+    /// The PostgreSQL major that writes the WAL.
+    pub major: PgMajor,
+}
+
+impl fmt::Display for Incarnation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.system_id.get(), self.major.number())
+    }
+}
+
+impl FromStr for Incarnation {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let parsed = text.split_once('-').and_then(|(system_id, major)| {
+            let system_id = SystemId::new(system_id.parse().ok()?);
+            let major = PgMajor::new(major.parse().ok()?).ok()?;
+            Some(Self { system_id, major })
+        });
+        // Only the canonical spelling: one incarnation has one place.
+        parsed
+            .filter(|incarnation| incarnation.to_string() == text)
+            .ok_or_else(|| NameError::new("incarnation", text, "it is <system identifier>-<PostgreSQL major>"))
+    }
+}
+
+impl TryFrom<String> for Incarnation {
+    type Error = NameError;
+    fn try_from(text: String) -> Result<Self, NameError> {
+        text.parse()
+    }
+}
+
+impl From<Incarnation> for String {
+    fn from(incarnation: Incarnation) -> Self {
+        incarnation.to_string()
+    }
+}
+
+/// The name of one base backup: its UTC start time and four hexadecimal digits, `20261120T103905Z-7f3a`.
+///
+/// Sorts by start time; never derived from an LSN, because two backups of a standby may share their start.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct BackupId(String);
+
+impl BackupId {
+    /// Names a backup that starts at `at`; `salt` keeps two backups of one second apart.
+    #[must_use]
+    pub fn new(at: Timestamp, salt: u16) -> Self {
+        Self(format!("{}-{salt:04x}", at.strftime("%Y%m%dT%H%M%SZ")))
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for BackupId {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let digits = |part: &str| part.bytes().all(|b| b.is_ascii_digit());
+        let bytes = text.as_bytes();
+        let legal = bytes.len() == 21
+            && text.is_ascii()
+            && text.get(..8).is_some_and(digits)
+            && bytes.get(8) == Some(&b'T')
+            && text.get(9..15).is_some_and(digits)
+            && text.get(15..17) == Some("Z-")
+            && text.get(17..).is_some_and(|salt| salt.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')));
+        if legal {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(NameError::new("backup id", text, "it looks like 20261120T103905Z-7f3a"))
+        }
+    }
+}
+
+impl TryFrom<String> for BackupId {
+    type Error = NameError;
+    fn try_from(text: String) -> Result<Self, NameError> {
+        text.parse()
+    }
+}
+
+impl From<BackupId> for String {
+    fn from(id: BackupId) -> Self {
+        id.0
+    }
+}
+
+impl fmt::Display for BackupId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The key of `repository.json`.
+#[must_use]
+pub fn repository_key() -> ObjectKey {
+    ObjectKey("repository.json".to_owned())
+}
+
+/// The keys of one server.
+#[derive(Debug, Clone)]
+pub struct ServerLayout {
+    server: ServerName,
+}
+
+impl ServerLayout {
+    /// The keys of `server`.
+    #[must_use]
+    pub fn new(server: ServerName) -> Self {
+        Self { server }
+    }
+
+    /// Everything of the server lies under this prefix, which ends in `/`.
+    #[must_use]
+    pub fn prefix(&self) -> String {
+        format!("{}/", self.server)
+    }
+
+    /// The prefix of the server's revisions, which ends in `/`.
+    #[must_use]
+    pub fn revisions_prefix(&self) -> String {
+        format!("{}/server/", self.server)
+    }
+
+    /// The record of one revision of the server; the first is 1.
+    #[must_use]
+    pub fn revision(&self, revision: u32) -> ObjectKey {
+        ObjectKey(format!("{}/server/{revision:08}.json", self.server))
+    }
+
+    /// The revision that a key under [`Self::revisions_prefix`] names.
+    #[must_use]
+    pub fn parse_revision(&self, key: &str) -> Option<u32> {
+        let digits = key.strip_prefix(&self.revisions_prefix())?.strip_suffix(".json")?;
+        let revision = digits.parse().ok()?;
+        (self.revision(revision).as_str() == key).then_some(revision)
+    }
+
+    /// The keys of one incarnation of the server.
+    #[must_use]
+    pub fn incarnation(&self, incarnation: Incarnation) -> IncarnationLayout {
+        IncarnationLayout { server: self.server.clone(), incarnation }
+    }
+}
+
+/// The keys of one incarnation of a server.
+#[derive(Debug, Clone)]
+pub struct IncarnationLayout {
+    server: ServerName,
+    incarnation: Incarnation,
+}
+
+/// What an object under an incarnation's prefix is, by its key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ArchiveObject {
+    /// `incarnation.json`.
+    Marker,
+    /// A file that PostgreSQL archived.
+    File(ArchiveFileName),
+    /// A derived summary of one directory of segments.
+    Rollup,
+    /// Part of a base backup.
+    Backup(BackupId),
+}
+
+impl IncarnationLayout {
+    /// The server.
+    #[must_use]
+    pub fn server(&self) -> &ServerName {
+        &self.server
+    }
+
+    /// The incarnation.
+    #[must_use]
+    pub fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+
+    /// Everything of the incarnation lies under this prefix, which ends in `/`.
+    #[must_use]
+    pub fn prefix(&self) -> String {
+        format!("{}/{}/", self.server, self.incarnation)
+    }
+
+    /// The marker: it is there exactly when this incarnation may be archived here.
+    #[must_use]
+    pub fn marker(&self) -> ObjectKey {
+        ObjectKey(format!("{}incarnation.json", self.prefix()))
+    }
+
+    /// The prefix of all WAL files, which ends in `/`.
+    #[must_use]
+    pub fn wal_prefix(&self) -> String {
+        format!("{}wal/", self.prefix())
+    }
+
+    /// The prefix of one timeline's WAL files, which ends in `/`.
+    #[must_use]
+    pub fn timeline_prefix(&self, timeline: TimelineId) -> String {
+        format!("{}wal/{}/", self.prefix(), timeline.hex())
+    }
+
+    /// The prefix of the history files, which ends in `/`.
+    #[must_use]
+    pub fn history_prefix(&self) -> String {
+        format!("{}history/", self.prefix())
+    }
+
+    /// The prefix of the base backups, which ends in `/`.
+    #[must_use]
+    pub fn backups_prefix(&self) -> String {
+        format!("{}backup/", self.prefix())
+    }
+
+    /// The place of a file that PostgreSQL archives.
+    #[must_use]
+    pub fn archive_file(&self, name: ArchiveFileName) -> ObjectKey {
+        let prefix = self.prefix();
+        ObjectKey(match name {
+            ArchiveFileName::Segment(segment)
+            | ArchiveFileName::Partial(segment)
+            | ArchiveFileName::BackupHistory { segment, .. } => {
+                format!("{prefix}wal/{}/{:08X}/{name}.zst", segment.timeline().hex(), segment.log())
+            }
+            ArchiveFileName::History(_) => format!("{prefix}history/{name}.zst"),
+        })
+    }
+
+    /// The keys of one base backup.
+    #[must_use]
+    pub fn backup(&self, id: &BackupId) -> BackupLayout {
+        BackupLayout { prefix: format!("{}{id}/", self.backups_prefix()) }
+    }
+
+    /// The backup whose directory this prefix (as a listing by directory gives it, with or without its `/`) is.
+    #[must_use]
+    pub fn parse_backup_prefix(&self, prefix: &str) -> Option<BackupId> {
+        prefix.strip_prefix(&self.backups_prefix())?.trim_end_matches('/').parse().ok()
+    }
+
+    /// Says what the object of this key is; `None` for what the layout does not make.
+    #[must_use]
+    pub fn parse(&self, key: &str) -> Option<ArchiveObject> {
+        let rest = key.strip_prefix(&self.prefix())?;
+        if rest == "incarnation.json" {
+            return Some(ArchiveObject::Marker);
+        }
+        if let Some(rest) = rest.strip_prefix("backup/") {
+            let (id, object) = rest.split_once('/')?;
+            return (!object.is_empty()).then_some(ArchiveObject::Backup(id.parse().ok()?));
+        }
+        let (directory, file) = rest.rsplit_once('/')?;
+        if file == "rollup" && directory.starts_with("wal/") {
+            return Some(ArchiveObject::Rollup);
+        }
+        let name: ArchiveFileName = file.strip_suffix(".zst")?.parse().ok()?;
+        // A file counts only in its own place: a copy elsewhere is a stray.
+        (self.archive_file(name).as_str() == key).then_some(ArchiveObject::File(name))
+    }
+}
+
+/// The keys of one base backup.
+#[derive(Debug, Clone)]
+pub struct BackupLayout {
+    prefix: String,
+}
+
+impl BackupLayout {
+    /// Everything of the backup lies under this prefix, which ends in `/`.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// The commit record, written last: the backup exists when it does.
+    #[must_use]
+    pub fn commit(&self) -> ObjectKey {
+        ObjectKey(format!("{}backup.json", self.prefix))
+    }
+
+    /// The manifest.
+    #[must_use]
+    pub fn manifest(&self) -> ObjectKey {
+        ObjectKey(format!("{}manifest.zst", self.prefix))
+    }
+
+    /// The names of databases, schemas and tables at the time of the backup.
+    #[must_use]
+    pub fn names(&self) -> ObjectKey {
+        ObjectKey(format!("{}names.zst", self.prefix))
+    }
+
+    /// One pack, by number from 0.
+    #[must_use]
+    pub fn pack(&self, number: u32) -> ObjectKey {
+        ObjectKey(format!("{}pack/{number:08}.zst", self.prefix))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn layout() -> IncarnationLayout {
+        let incarnation = "7401234567890123456-17".parse().unwrap();
+        ServerLayout::new("main".parse().unwrap()).incarnation(incarnation)
+    }
+
+    #[test]
+    fn every_archived_file_has_one_place() {
+        let place = |name: &str| layout().archive_file(name.parse().unwrap()).to_string();
+        let prefix = "main/7401234567890123456-17";
+        let segment = "00000002000000A1000000FE";
+        assert_eq!(place(segment), format!("{prefix}/wal/00000002/000000A1/{segment}.zst"));
+        assert_eq!(
+            place("00000002000000A1000000FE.partial"),
+            format!("{prefix}/wal/00000002/000000A1/{segment}.partial.zst")
+        );
+        assert_eq!(
+            place("00000002000000A1000000FE.00000028.backup"),
+            format!("{prefix}/wal/00000002/000000A1/{segment}.00000028.backup.zst")
+        );
+        assert_eq!(place("00000002.history"), format!("{prefix}/history/00000002.history.zst"));
+    }
+
+    #[test]
+    fn a_file_outside_its_place_is_a_stray() {
+        let key = "main/7401234567890123456-17/wal/00000001/000000A1/00000002000000A1000000FE.zst";
+        assert_eq!(layout().parse(key), None);
+    }
+
+    #[test]
+    fn names_that_could_leave_the_layout_are_refused() {
+        for name in ["", ".", "..", "a/b", "-x", "a b", "ä", "x\n", &"x".repeat(64)] {
+            assert!(name.parse::<ServerName>().is_err(), "{name:?}");
+        }
+        for key in ["", "/a", "a//b", "a/../b", "a/./b", "a/", "a b"] {
+            assert!(ObjectKey::parse(key).is_err(), "{key:?}");
+        }
+        for incarnation in ["7-17x", "7", "07-17", "7-12", "-17", "7-017"] {
+            assert!(incarnation.parse::<Incarnation>().is_err(), "{incarnation:?}");
+        }
+    }
+
+    #[test]
+    fn backup_ids_sort_by_time() {
+        let early = BackupId::new("2026-11-20T10:39:05Z".parse().unwrap(), 0xffff);
+        let late = BackupId::new("2026-11-20T10:39:06Z".parse().unwrap(), 0);
+        assert_eq!(early.as_str(), "20261120T103905Z-ffff");
+        assert!(early < late);
+        assert_eq!(late.as_str().parse::<BackupId>().unwrap(), late);
+    }
+
+    proptest! {
+        #[test]
+        fn archived_files_round_trip(timeline in 1u32.., log: u32, seg in 0u32..4096, offset: u32, kind in 0..4) {
+            let segment = format!("{timeline:08X}{log:08X}{seg:08X}");
+            let name: ArchiveFileName = match kind {
+                0 => segment,
+                1 => format!("{segment}.partial"),
+                2 => format!("{segment}.{offset:08X}.backup"),
+                _ => format!("{timeline:08X}.history"),
+            }.parse().unwrap();
+            let key = layout().archive_file(name);
+            prop_assert_eq!(layout().parse(key.as_str()), Some(ArchiveObject::File(name)));
+            prop_assert!(ObjectKey::parse(key.as_str()).is_ok());
+        }
+
+        #[test]
+        fn parsing_never_panics(key in ".*") {
+            let _ = layout().parse(&key);
+            let _ = layout().parse(&format!("{}{key}", layout().prefix()));
+            let _ = key.parse::<BackupId>();
+            let _ = key.parse::<Incarnation>();
+        }
+    }
+}

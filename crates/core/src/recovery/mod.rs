@@ -1,0 +1,17 @@
+//! Planning a recovery: from a snapshot of the catalog and a request to a plan with its proof, or a refusal.
+
+mod path;
+mod plan;
+mod request;
+mod window;
+
+#[cfg(test)]
+mod tests;
+
+pub use path::PathStep;
+pub use plan::{
+    BackupChoice, BackupRejection, Reach, RecoveryPlan, Refusal, RefusalReason, RejectedBackup, SegmentNeeds,
+    Setting, plan_recovery,
+};
+pub use request::{RecoveryAction, RecoveryRequest, RecoveryTarget, TargetTimeline};
+pub use window::{RecoveryWindow, RestorableBackup, TimelineWindow, WindowGap, recovery_window};

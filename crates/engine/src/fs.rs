@@ -1,0 +1,147 @@
+//! Files that are either there and durable, or not there: the one place where the engine writes to disk.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::error::{EngineError, Result};
+
+/// Flushes a directory, so that the names in it survive a crash.
+///
+/// # Errors
+/// [`EngineError::Local`] when it can't be opened or flushed.
+pub fn sync_directory(path: &Path) -> Result<()> {
+    let failed = |source| EngineError::local("flush directory", path, source);
+    File::open(path).map_err(failed)?.sync_all().map_err(failed)
+}
+
+/// A new file beside its destination, gone again unless it is published.
+#[derive(Debug)]
+pub struct TemporaryFile {
+    file: Option<File>,
+    path: PathBuf,
+}
+
+impl TemporaryFile {
+    /// Creates a file (mode 0600) in the directory of `destination`, named after it.
+    ///
+    /// # Errors
+    /// [`EngineError::Local`] when it can't be created.
+    pub fn beside(destination: &Path) -> Result<Self> {
+        let name = destination.file_name().unwrap_or_default().to_string_lossy();
+        let path = destination.with_file_name(format!(".{name}.{}.walden-tmp", std::process::id()));
+        match std::fs::remove_file(&path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(EngineError::local("remove old temporary file", &path, error)),
+        }
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+        let file = file.map_err(|source| EngineError::local("create", &path, source))?;
+        Ok(Self { file: Some(file), path })
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Flushes the file, gives it its name (replacing what had it), and flushes the directory.
+    ///
+    /// # Errors
+    /// [`EngineError::Local`]; the destination is then as it was, unless only the last flush failed.
+    pub fn publish(mut self, destination: &Path) -> Result<()> {
+        if let Some(file) = self.file.take() {
+            file.sync_all().map_err(|source| EngineError::local("flush", &self.path, source))?;
+        }
+        std::fs::rename(&self.path, destination)
+            .map_err(|source| EngineError::local("rename to", destination, source))?;
+        // It has its name now: dropping must not remove it.
+        self.path = PathBuf::new();
+        let parent = destination.parent().filter(|parent| !parent.as_os_str().is_empty());
+        sync_directory(parent.unwrap_or(Path::new(".")))
+    }
+}
+
+impl Write for TemporaryFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.as_mut().ok_or_else(|| io::Error::other("the file is closed"))?.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.as_mut().map_or(Ok(()), Write::flush)
+    }
+}
+
+impl Drop for TemporaryFile {
+    fn drop(&mut self) {
+        if !self.path.as_os_str().is_empty() {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Writes a whole file durably, replacing what was there in one step.
+///
+/// # Errors
+/// [`EngineError::Local`].
+pub fn write_durably(destination: &Path, bytes: &[u8]) -> Result<()> {
+    let mut file = TemporaryFile::beside(destination)?;
+    file.write_all(bytes).map_err(|source| EngineError::local("write", file.path(), source))?;
+    file.publish(destination)
+}
+
+/// Reads a small file whole; `None` when it is not there.
+///
+/// # Errors
+/// [`EngineError::Local`] on any other error, and when it is larger than `bytes_max`.
+pub fn read_if_present(path: &Path, bytes_max: u64) -> Result<Option<Vec<u8>>> {
+    let failed = |source| EngineError::local("read", path, source);
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut bytes = Vec::new();
+    file.take(bytes_max + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > bytes_max {
+        return Err(failed(io::Error::new(io::ErrorKind::FileTooLarge, format!("larger than {bytes_max} bytes"))));
+    }
+    Ok(Some(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unpublished_file_leaves_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let destination = directory.path().join("RECOVERYXLOG");
+        let mut file = TemporaryFile::beside(&destination).unwrap();
+        file.write_all(b"half").unwrap();
+        drop(file);
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_published_file_replaces_and_leaves_no_other_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let destination = directory.path().join("a");
+        write_durably(&destination, b"one").unwrap();
+        write_durably(&destination, b"two").unwrap();
+        assert_eq!(read_if_present(&destination, 3).unwrap().unwrap(), b"two");
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn reading_is_bounded_and_tells_absent_from_unreadable() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("a");
+        assert!(read_if_present(&file, 3).unwrap().is_none());
+        write_durably(&file, b"four").unwrap();
+        assert!(read_if_present(&file, 3).is_err());
+        assert!(read_if_present(&file.join("below"), 3).is_err());
+    }
+}
