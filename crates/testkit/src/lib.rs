@@ -1,1 +1,4 @@
 //! Test tools.
+
+pub mod postgres;
+pub mod testbench;
