@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 /// Largest record accepted, in bytes: a bound for anything read from a store.
-pub const RECORD_BYTES_MAX: usize = 16 << 20;
+pub(crate) const RECORD_BYTES_MAX: usize = 16 << 20;
 
 /// The kinds of JSON records in a repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,7 +54,9 @@ pub enum EnvelopeError {
         found: RecordKind,
     },
     /// A newer version wrote it.
-    #[error("record has a schema that this version does not know: use a newer walden schema={found} known={known}")]
+    #[error(
+        "record has a schema that this version does not know: use a newer walden schema={found} known={known}"
+    )]
     UnknownSchema {
         /// The schema found.
         found: u32,
@@ -113,7 +115,8 @@ pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
 pub fn encode_envelope<T: Serialize>(kind: RecordKind, body: &T) -> Result<Vec<u8>, EnvelopeError> {
     let body = serde_json::value::to_raw_value(body)?;
     let sha256 = sha256_hex(body.get().as_bytes());
-    let mut bytes = serde_json::to_vec(&Written { walden: kind, schema: kind.schema(), sha256, body: &body })?;
+    let mut bytes =
+        serde_json::to_vec(&Written { walden: kind, schema: kind.schema(), sha256, body: &body })?;
     bytes.push(b'\n');
     Ok(bytes)
 }

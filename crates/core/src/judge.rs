@@ -40,7 +40,9 @@ pub enum SegmentFault {
         name: ArchiveFileName,
     },
     /// The length differs from the segment size that the first page names.
-    #[error("it is torn: its length is not the segment size name={name} bytes={bytes} segment_size={segment_size}")]
+    #[error(
+        "it is torn: its length is not the segment size name={name} bytes={bytes} segment_size={segment_size}"
+    )]
     WrongLength {
         /// The file.
         name: ArchiveFileName,
@@ -144,7 +146,10 @@ pub fn judge_archive(incoming: &Incoming, incarnation: Option<&IncarnationRecord
         return Err(SegmentFault::OtherMajor { expected: known.major, found: facts.major });
     }
     if facts.segment_size != known.segment_size {
-        return Err(SegmentFault::OtherSegmentSize { expected: known.segment_size.bytes(), found: segment_size });
+        return Err(SegmentFault::OtherSegmentSize {
+            expected: known.segment_size.bytes(),
+            found: segment_size,
+        });
     }
     Ok(())
 }

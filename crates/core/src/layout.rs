@@ -10,7 +10,7 @@ use walden_pg::{ArchiveFileName, PgMajor, SystemId, TimelineId};
 use crate::error::NameError;
 
 /// Longest key that the layout makes, in bytes; well under the 1,024 of S3.
-pub const KEY_BYTES_MAX: usize = 512;
+pub(crate) const KEY_BYTES_MAX: usize = 512;
 
 /// The key of one object, relative to the root of the repository; segments are parted by `/`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -125,9 +125,9 @@ impl FromStr for Incarnation {
             Some(Self { system_id, major })
         });
         // Only the canonical spelling: one incarnation has one place.
-        parsed
-            .filter(|incarnation| incarnation.to_string() == text)
-            .ok_or_else(|| NameError::new("incarnation", text, "it is <system identifier>-<PostgreSQL major>"))
+        parsed.filter(|incarnation| incarnation.to_string() == text).ok_or_else(|| {
+            NameError::new("incarnation", text, "it is <system identifier>-<PostgreSQL major>")
+        })
     }
 }
 
@@ -177,7 +177,9 @@ impl FromStr for BackupId {
             && bytes.get(8) == Some(&b'T')
             && text.get(9..15).is_some_and(digits)
             && text.get(15..17) == Some("Z-")
-            && text.get(17..).is_some_and(|salt| salt.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')));
+            && text
+                .get(17..)
+                .is_some_and(|salt| salt.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')));
         if legal {
             Ok(Self(text.to_owned()))
         } else {

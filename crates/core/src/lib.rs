@@ -18,8 +18,8 @@ pub use envelope::{EnvelopeError, RecordKind, decode_envelope, encode_envelope};
 pub use error::{ErrorKind, NameError};
 pub use judge::{ArchiveVerdict, Incoming, SegmentFacts, SegmentFault, judge_archive};
 pub use layout::{
-    ArchiveObject, BackupId, BackupLayout, Incarnation, IncarnationLayout, ObjectKey, ServerLayout, ServerName,
-    repository_key,
+    ArchiveObject, BackupId, BackupLayout, Incarnation, IncarnationLayout, ObjectKey, ServerLayout,
+    ServerName, repository_key,
 };
 pub use manifest::{Extent, FileEntry, ManifestEntry, ManifestHeader, ManifestPath, ManifestTotals};
 pub use records::{
@@ -28,14 +28,13 @@ pub use records::{
     Tablespace, Writer,
 };
 pub use recovery::{
-    BackupChoice, BackupRejection, PathStep, Reach, RecoveryAction, RecoveryPlan, RecoveryRequest, RecoveryTarget,
-    RecoveryWindow, Refusal, RefusalReason, RejectedBackup, RestorableBackup, SegmentNeeds, Setting, TargetTimeline,
-    TimelineWindow,
-    WindowGap, plan_recovery, recovery_window,
+    BackupChoice, BackupRejection, PathStep, Reach, RecoveryAction, RecoveryPlan, RecoveryRequest,
+    RecoveryTarget, RecoveryWindow, Refusal, RefusalReason, RejectedBackup, RestorableBackup, SegmentNeeds,
+    Setting, TargetTimeline, TimelineWindow, WindowGap, plan_recovery, recovery_window,
 };
 pub use sealed::{
-    CODEC_ZSTD, HEADER_FRAME_BYTES_MAX, INDEX_BYTES_MAX, ObjectHeader, ObjectKind, SEALED_SCHEMA, SealedError,
-    WalIdentity, decode_header_frame, decode_index_frame, encode_header_frame, encode_index_frame,
-    encode_padded_header_frame,
+    CODEC_ZSTD, HEADER_FRAME_BYTES_MAX, INDEX_BYTES_MAX, ObjectHeader, ObjectKind, SEALED_SCHEMA,
+    SealedError, WalIdentity, decode_header_frame, decode_index_frame, encode_header_frame,
+    encode_index_frame, encode_padded_header_frame,
 };
 pub use snapshot::{CatalogSnapshot, SegmentRun, Stray};

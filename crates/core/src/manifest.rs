@@ -184,7 +184,14 @@ mod tests {
             mode: 0o600,
             modified: 1_795_171_145,
             sha256: "00".repeat(32),
-            extents: vec![Extent { file_offset: 0, bytes: 8192, pack: 2, frame_offset: 512, frame_bytes: 99, skip: 7 }],
+            extents: vec![Extent {
+                file_offset: 0,
+                bytes: 8192,
+                pack: 2,
+                frame_offset: 512,
+                frame_bytes: 99,
+                skip: 7,
+            }],
         });
         let line = serde_json::to_string(&entry).unwrap();
         let sha256 = "00".repeat(32);

@@ -21,8 +21,8 @@ pub const INDEX_BYTES_MAX: usize = 64 << 20;
 
 const HEADER_MAGIC: u32 = 0x184D_2A57;
 const INDEX_MAGIC: u32 = 0x184D_2A58;
-const HEADER_TAG: &[u8; 8] = b"WALDENH1";
-const INDEX_TAG: &[u8; 8] = b"WALDENX1";
+const HEADER_TAG: [u8; 8] = *b"WALDENH1";
+const INDEX_TAG: [u8; 8] = *b"WALDENX1";
 /// Frame magic and length, tag, CRC-32C.
 const PREFIX_BYTES: usize = 4 + 4 + 8 + 4;
 
@@ -156,7 +156,7 @@ impl SealedError {
 
 fn encode_frame(
     magic: u32,
-    tag: &[u8; 8],
+    tag: [u8; 8],
     content: &[u8],
     frame: &'static str,
     max: usize,
@@ -170,7 +170,7 @@ fn encode_frame(
     let mut out = Vec::with_capacity(bytes);
     out.extend_from_slice(&magic.to_le_bytes());
     out.extend_from_slice(&length.to_le_bytes());
-    out.extend_from_slice(tag);
+    out.extend_from_slice(&tag);
     out.extend_from_slice(&crc32c::crc32c(content).to_le_bytes());
     out.extend_from_slice(content);
     Ok(out)
@@ -179,12 +179,13 @@ fn encode_frame(
 /// Splits a frame of ours from the front of `bytes`: its content and its whole length.
 fn decode_frame<'a>(
     magic: u32,
-    tag: &[u8; 8],
+    tag: [u8; 8],
     bytes: &'a [u8],
     frame: &'static str,
     max: usize,
 ) -> Result<(&'a [u8], usize), SealedError> {
-    let word = |at: usize| bytes.get(at..at + 4).and_then(|word| word.try_into().ok()).map(u32::from_le_bytes);
+    let word =
+        |at: usize| bytes.get(at..at + 4).and_then(|word| word.try_into().ok()).map(u32::from_le_bytes);
     if word(0) != Some(magic) || bytes.get(8..16) != Some(tag.as_slice()) {
         return Err(SealedError::NotSealed { reason: "it has no frame of ours where one must be" });
     }
@@ -304,7 +305,11 @@ mod tests {
             index_bytes: 0,
             codec: CODEC_ZSTD.into(),
             requires: Vec::new(),
-            writer: Writer::new("db1", "/var/lib/postgresql/17/main", "2026-11-20T10:39:05Z".parse().unwrap()),
+            writer: Writer::new(
+                "db1",
+                "/var/lib/postgresql/17/main",
+                "2026-11-20T10:39:05Z".parse().unwrap(),
+            ),
             wal: Some(WalIdentity {
                 system_id: SystemId::new(7_401_234_567_890_123_456),
                 timeline: TimelineId::FIRST,

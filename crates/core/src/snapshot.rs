@@ -110,7 +110,8 @@ impl CatalogSnapshot {
     /// Every timeline that has a segment, a history or a backup here.
     #[must_use]
     pub fn timelines(&self) -> Vec<TimelineId> {
-        let mut timelines: Vec<TimelineId> = self.segments.keys().chain(self.histories.keys()).copied().collect();
+        let mut timelines: Vec<TimelineId> =
+            self.segments.keys().chain(self.histories.keys()).copied().collect();
         timelines.extend(self.backups.iter().map(|backup| backup.timeline));
         timelines.sort_unstable();
         timelines.dedup();

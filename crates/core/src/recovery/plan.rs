@@ -211,7 +211,8 @@ pub fn plan_recovery(
         return Err(no_backup(snapshot));
     }
     if let Some(id) = request.backup.as_ref().filter(|id| snapshot.backup(id).is_none()) {
-        let refusal = Refusal::new(RefusalReason::UnknownBackup, format!("backup {id} is not in the archive"));
+        let refusal =
+            Refusal::new(RefusalReason::UnknownBackup, format!("backup {id} is not in the archive"));
         return Err(refusal.hint("walden backup list shows the ones that are"));
     }
     let mut rejected = Vec::new();
@@ -324,14 +325,18 @@ fn consider<'a>(
 }
 
 /// A target before the end of the backup is refused, although PostgreSQL might stop later without a word.
-fn ends_before_target(backup: &BackupRecord, target: &RecoveryTarget) -> Result<(), (BackupRejection, String)> {
+fn ends_before_target(
+    backup: &BackupRecord,
+    target: &RecoveryTarget,
+) -> Result<(), (BackupRejection, String)> {
     let early = match target {
         RecoveryTarget::Latest | RecoveryTarget::Immediate | RecoveryTarget::Name(_) => None,
-        RecoveryTarget::Time(time) => (*time < backup.finished_at).then(|| format!("at {}", backup.finished_at)),
-        RecoveryTarget::Lsn(lsn) => (*lsn < backup.stop_lsn).then(|| format!("at LSN {}", backup.stop_lsn)),
-        RecoveryTarget::Xid(xid) => {
-            xid_precedes(*xid, backup.next_xid).then(|| format!("when the next transaction was {}", backup.next_xid))
+        RecoveryTarget::Time(time) => {
+            (*time < backup.finished_at).then(|| format!("at {}", backup.finished_at))
         }
+        RecoveryTarget::Lsn(lsn) => (*lsn < backup.stop_lsn).then(|| format!("at LSN {}", backup.stop_lsn)),
+        RecoveryTarget::Xid(xid) => xid_precedes(*xid, backup.next_xid)
+            .then(|| format!("when the next transaction was {}", backup.next_xid)),
     };
     match early {
         Some(when) => Err((BackupRejection::EndsAfterTarget, format!("it ended after the target, {when}"))),
@@ -388,18 +393,15 @@ fn walk(
         let name = id.name(size);
         needs.first.get_or_insert(name);
         needs.last = Some(name);
-        match snapshot.segment_bytes(id) {
-            Some(bytes) => {
-                needs.bytes += u64::from(bytes);
-                if needs.missing_count == 0 {
-                    wal_end_lsn = size.end_of(number);
-                }
+        if let Some(bytes) = snapshot.segment_bytes(id) {
+            needs.bytes += u64::from(bytes);
+            if needs.missing_count == 0 {
+                wal_end_lsn = size.end_of(number);
             }
-            None => {
-                needs.missing_count += 1;
-                if needs.missing.len() < MISSING_LISTED_MAX {
-                    needs.missing.push(name);
-                }
+        } else {
+            needs.missing_count += 1;
+            if needs.missing.len() < MISSING_LISTED_MAX {
+                needs.missing.push(name);
             }
         }
     }
@@ -409,22 +411,17 @@ fn walk(
 fn describe_missing(needs: &SegmentNeeds) -> String {
     let names: Vec<String> = needs.missing.iter().take(3).map(ToString::to_string).collect();
     let more = if needs.missing_count > 3 { ", …" } else { "" };
-    format!("WAL is missing: {} of {} segments ({}{more})", needs.missing_count, needs.count, names.join(", "))
+    format!(
+        "WAL is missing: {} of {} segments ({}{more})",
+        needs.missing_count,
+        needs.count,
+        names.join(", ")
+    )
 }
 
 impl Candidate<'_> {
     fn outranks(&self) -> String {
         format!("{} serves better", self.backup.id)
-    }
-
-    fn reach(&self, target: &RecoveryTarget) -> Reach {
-        match target {
-            RecoveryTarget::Latest | RecoveryTarget::Immediate => Reach::Proved,
-            // One byte of WAL after the target is not yet a record: the segment is there, its end is not read.
-            RecoveryTarget::Lsn(_) | RecoveryTarget::Time(_) | RecoveryTarget::Xid(_) | RecoveryTarget::Name(_) => {
-                Reach::WalPresent
-            }
-        }
     }
 
     fn into_plan(
@@ -436,7 +433,14 @@ impl Candidate<'_> {
     ) -> RecoveryPlan {
         rejected.sort_by(|a, b| b.id.cmp(&a.id));
         let backup = self.backup;
-        let reach = self.reach(&request.target);
+        let reach = match request.target {
+            RecoveryTarget::Latest | RecoveryTarget::Immediate => Reach::Proved,
+            // The segments are there; the records in them were not read.
+            RecoveryTarget::Lsn(_)
+            | RecoveryTarget::Time(_)
+            | RecoveryTarget::Xid(_)
+            | RecoveryTarget::Name(_) => Reach::WalPresent,
+        };
         let histories = self.target_timeline.get().saturating_sub(1);
         RecoveryPlan {
             schema: 1,
@@ -476,8 +480,12 @@ impl Candidate<'_> {
             (None, RecoveryTarget::Name(_)) => {
                 format!("the oldest {on} with all its WAL: it is surely before the restore point")
             }
-            (None, RecoveryTarget::Latest | RecoveryTarget::Immediate) => format!("the newest {on} with all its WAL"),
-            (None, target) => format!("the newest {on} that ended before {}, with all its WAL", target.describe()),
+            (None, RecoveryTarget::Latest | RecoveryTarget::Immediate) => {
+                format!("the newest {on} with all its WAL")
+            }
+            (None, target) => {
+                format!("the newest {on} that ended before {}, with all its WAL", target.describe())
+            }
         }
     }
 
@@ -488,7 +496,10 @@ impl Candidate<'_> {
             proved.push(format!("all {} segments from {first} to {last} are in the archive", needs.count));
         }
         for step in self.steps.iter().skip(1) {
-            proved.push(format!("timeline {} takes over at {}, with its own segment", step.timeline, step.start_lsn));
+            proved.push(format!(
+                "timeline {} takes over at {}, with its own segment",
+                step.timeline, step.start_lsn
+            ));
         }
         proved
     }
@@ -504,7 +515,10 @@ impl Candidate<'_> {
             RecoveryTarget::Lsn(lsn) => vec![format!("that a complete record begins at {lsn} or later")],
             RecoveryTarget::Xid(xid) => vec![format!("that transaction {xid} ended before {end}")],
             RecoveryTarget::Name(name) => {
-                vec![format!("that restore point {name:?} was made between {} and {end}", self.backup.stop_lsn)]
+                vec![format!(
+                    "that restore point {name:?} was made between {} and {end}",
+                    self.backup.stop_lsn
+                )]
             }
         }
     }
@@ -559,7 +573,11 @@ impl Candidate<'_> {
 }
 
 /// Turns "no backup can serve" into the reason that helps most.
-fn refuse(snapshot: &CatalogSnapshot, request: &RecoveryRequest, mut rejected: Vec<RejectedBackup>) -> Refusal {
+fn refuse(
+    snapshot: &CatalogSnapshot,
+    request: &RecoveryRequest,
+    mut rejected: Vec<RejectedBackup>,
+) -> Refusal {
     rejected.sort_by(|a, b| b.id.cmp(&a.id));
     let any = |reason| rejected.iter().find(|rejected| rejected.reason == reason);
     let target = request.target.describe();
@@ -570,7 +588,10 @@ fn refuse(snapshot: &CatalogSnapshot, request: &RecoveryRequest, mut rejected: V
         Refusal::new(RefusalReason::TargetBeforeBackups, message)
             .hint("choose a later target: walden backup list shows when each backup ended")
     } else if let Some(unsupported) = any(BackupRejection::Unsupported) {
-        Refusal::new(RefusalReason::Unsupported, format!("backup {}: {}", unsupported.id, unsupported.message))
+        Refusal::new(
+            RefusalReason::Unsupported,
+            format!("backup {}: {}", unsupported.id, unsupported.message),
+        )
     } else if let Some(missing) = any(BackupRejection::MissingHistory) {
         Refusal::new(RefusalReason::UnknownTimeline, missing.message.clone())
             .hint("choose a timeline that walden window lists")
@@ -584,7 +605,11 @@ fn refuse(snapshot: &CatalogSnapshot, request: &RecoveryRequest, mut rejected: V
     Refusal { nearest_after, rejected, ..refusal }
 }
 
-fn missing_segments(snapshot: &CatalogSnapshot, request: &RecoveryRequest, missing: &RejectedBackup) -> Refusal {
+fn missing_segments(
+    snapshot: &CatalogSnapshot,
+    request: &RecoveryRequest,
+    missing: &RejectedBackup,
+) -> Refusal {
     let reached = snapshot.backup(&missing.id).and_then(|backup| {
         let timeline = match request.timeline {
             TargetTimeline::Latest => latest_timeline(snapshot, backup.timeline),
@@ -614,7 +639,9 @@ fn missing_segments(snapshot: &CatalogSnapshot, request: &RecoveryRequest, missi
     };
     refusal.nearest_before = nearest_before;
     refusal.hint = Some(match nearest_before {
-        Some(end) => format!("what can be reached without a gap ends at {end}: walden window shows all of it"),
+        Some(end) => {
+            format!("what can be reached without a gap ends at {end}: walden window shows all of it")
+        }
         None => "no backup can be made consistent: take a new one with walden backup create".to_owned(),
     });
     refusal

@@ -132,7 +132,8 @@ fn settings_leave_no_room_for_an_older_target() {
     let mut snapshot = plain_archive();
     snapshot.backups.truncate(1);
     let planned = plan_recovery(&snapshot, &request(target), at(100_000_000)).unwrap();
-    let settings: Vec<String> = planned.settings.iter().map(|s| format!("{} = '{}'", s.name, s.value)).collect();
+    let settings: Vec<String> =
+        planned.settings.iter().map(|s| format!("{} = '{}'", s.name, s.value)).collect();
     insta::assert_snapshot!(settings.join("\n"), @r"
     recovery_target = ''
     recovery_target_time = '2026-11-20 14:31:58.204113+00'
@@ -153,7 +154,7 @@ fn a_gap_is_refused_with_what_is_missing_and_how_far_one_can_get() {
     let refusal = plan(&snapshot, RecoveryTarget::Latest).unwrap_err();
     assert_eq!(refusal.reason, RefusalReason::MissingSegments);
     assert_eq!(refusal.nearest_before, Some(Lsn::new(5 * 16 * MIB)));
-    insta::assert_snapshot!(refusal.message, @"backup 20261118T062810Z-0000: WAL is missing: 2 of 7 segments (000000010000000000000005, 000000010000000000000006)");
+    insta::assert_snapshot!(refusal.message, @"backup 20261118T110810Z-0000: WAL is missing: 2 of 7 segments (000000010000000000000005, 000000010000000000000006)");
     let before = plan(&snapshot, RecoveryTarget::Lsn(Lsn::new(4 * 16 * MIB + 500))).unwrap();
     assert_eq!(before.segments.count, 3);
     let consistent = plan(&snapshot, RecoveryTarget::Immediate).unwrap();
@@ -235,7 +236,10 @@ fn thirty_two_bit_transactions_wrap() {
     snapshot.backups[0].next_xid = (3 << 32) + 50;
     snapshot.backups[1].next_xid = (3 << 32) + 4_000_000_000;
     assert_eq!(plan(&snapshot, RecoveryTarget::Xid(60)).unwrap().backup.id, snapshot.backups[1].id);
-    assert_eq!(plan(&snapshot, RecoveryTarget::Xid((3 << 32) + 60)).unwrap().backup.id, snapshot.backups[0].id);
+    assert_eq!(
+        plan(&snapshot, RecoveryTarget::Xid((3 << 32) + 60)).unwrap().backup.id,
+        snapshot.backups[0].id
+    );
 }
 
 #[test]
@@ -243,7 +247,8 @@ fn contradictions_are_refused() {
     let exclusive = RecoveryRequest { exclusive: true, ..request(RecoveryTarget::Latest) };
     let refusal = plan_recovery(&plain_archive(), &exclusive, at(100_000)).unwrap_err();
     assert_eq!(refusal.reason, RefusalReason::InvalidRequest);
-    let unknown = RecoveryRequest { backup: Some(BackupId::new(at(0), 9)), ..request(RecoveryTarget::Latest) };
+    let unknown =
+        RecoveryRequest { backup: Some(BackupId::new(at(0), 9)), ..request(RecoveryTarget::Latest) };
     let refusal = plan_recovery(&plain_archive(), &unknown, at(100_000)).unwrap_err();
     assert_eq!(refusal.reason, RefusalReason::UnknownBackup);
 }
@@ -260,7 +265,8 @@ fn the_window_shows_gaps_and_how_far_each_backup_reaches() {
     assert_eq!(timeline.last, Some(Lsn::new(8 * 16 * MIB)));
     let gap = &timeline.gaps[0];
     assert_eq!((gap.count, gap.partial), (2, true));
-    let reach: Vec<Option<u64>> = timeline.backups.iter().map(|b| b.last.map(|l| l.get() / (16 * MIB))).collect();
+    let reach: Vec<Option<u64>> =
+        timeline.backups.iter().map(|b| b.last.map(|l| l.get() / (16 * MIB))).collect();
     assert_eq!(reach, [Some(4), None, Some(8)]);
 }
 
@@ -268,8 +274,9 @@ proptest! {
     /// PostgreSQL's rule, spelled out: from the tip upwards the first entry that covers the position.
     #[test]
     fn paths_agree_with_a_plain_search(switches in proptest::collection::vec(1u64..2000, 0..6), lsn in 0u64..2200) {
-        let text: String =
+        let lines: Vec<String> =
             switches.iter().enumerate().map(|(at, lsn)| format!("{}\t0/{lsn:X}\tx\n", at + 1)).collect();
+        let text = lines.concat();
         let tip = timeline(u32::try_from(switches.len()).unwrap() + 1);
         let history = TimelineHistory::parse(tip, text.as_bytes()).unwrap();
         let path = TimelinePath::to(tip, Some(&history));
@@ -299,12 +306,11 @@ proptest! {
         let lsn = Lsn::new(target * 16 * MIB + 0x200);
         let serves = |start: u64| start <= target && (start..=target).all(|number| present.contains(&number));
         let best = starts.iter().copied().filter(|start| serves(*start)).max();
-        match plan(&snapshot, RecoveryTarget::Lsn(lsn)) {
-            Ok(planned) => {
-                prop_assert_eq!(Some(planned.backup.finished_at), best.map(|start| at(seconds(start))));
-                prop_assert_eq!(planned.segments.count, target - best.unwrap() + 1);
-            }
-            Err(_) => prop_assert_eq!(best, None),
+        if let Ok(planned) = plan(&snapshot, RecoveryTarget::Lsn(lsn)) {
+            prop_assert_eq!(Some(planned.backup.finished_at), best.map(|start| at(seconds(start))));
+            prop_assert_eq!(planned.segments.count, target - best.unwrap() + 1);
+        } else {
+            prop_assert_eq!(best, None);
         }
     }
 }

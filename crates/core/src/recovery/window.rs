@@ -83,7 +83,11 @@ pub fn recovery_window(snapshot: &CatalogSnapshot, now: Timestamp) -> RecoveryWi
         server: snapshot.incarnation.server.clone(),
         incarnation: snapshot.incarnation.incarnation(),
         at: now,
-        timelines: snapshot.timelines().into_iter().map(|timeline| timeline_window(snapshot, timeline)).collect(),
+        timelines: snapshot
+            .timelines()
+            .into_iter()
+            .map(|timeline| timeline_window(snapshot, timeline))
+            .collect(),
     }
 }
 
