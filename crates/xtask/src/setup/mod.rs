@@ -11,10 +11,11 @@ mod postgres;
 pub(crate) use postgres::NEWEST_MAJOR;
 
 use std::fs::{self, File, TryLockError};
+use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::failure::{Failure, Result};
 use crate::{paths, proc};
@@ -32,6 +33,9 @@ Packages of the distribution are installed with apt-get, by root or through sudo
 $WALDEN_TESTBENCH, or /var/cache/walden-testbench for root, or ~/.cache/walden-testbench. Running it again
 installs only what is missing.
 ";
+
+/// How long the copy of a built program stays.
+const PROGRAMS_KEPT: Duration = Duration::from_hours(24);
 
 /// An installed test bench.
 #[derive(Debug, Clone)]
@@ -89,6 +93,7 @@ pub(crate) fn ensure() -> Result<Bench> {
             part.join().unwrap_or_else(|_| Err(Failure::new("a part of the set-up panicked, see above")))
         })
     })?;
+    prune_programs(&dir.join("programs"));
     println!("test bench ready in {} ({:.1} s)", dir.display(), started.elapsed().as_secs_f64());
     Ok(Bench { dir })
 }
@@ -96,12 +101,12 @@ pub(crate) fn ensure() -> Result<Bench> {
 /// Waits until no other set-up works on this directory. Released when dropped, also by a crash.
 fn lock(dir: &Path) -> Result<File> {
     let path = dir.join("lock");
-    let file = File::options()
-        .create(true)
-        .write(true)
-        .truncate(false)
-        .open(&path)
-        .map_err(|e| Failure::io("open", &path, &e))?;
+    // Reading is enough to lock: a bench that another user has installed can be used by everybody.
+    let file = match File::open(&path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => File::create(&path),
+        opened => opened,
+    };
+    let file = file.map_err(|e| Failure::io("open", &path, &e))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => {
@@ -114,6 +119,10 @@ fn lock(dir: &Path) -> Result<File> {
 }
 
 fn open_to_all(dir: &Path) -> Result<()> {
+    let mode = fs::metadata(dir).map_err(|e| Failure::io("look at", dir, &e))?.permissions().mode();
+    if mode & 0o005 == 0o005 {
+        return Ok(());
+    }
     fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).map_err(|e| Failure::io("open up", dir, &e))
 }
 
@@ -145,7 +154,7 @@ fn part(dir: &Path, name: &str, version: &str, install: impl FnOnce(&Path) -> Re
     }
     let started = Instant::now();
     match fs::remove_dir_all(&place) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Failure::io("remove", &place, &e)),
+        Err(e) if e.kind() != ErrorKind::NotFound => return Err(Failure::io("remove", &place, &e)),
         _ => {}
     }
     fs::create_dir_all(&place).map_err(|e| Failure::io("create", &place, &e))?;
@@ -154,6 +163,19 @@ fn part(dir: &Path, name: &str, version: &str, install: impl FnOnce(&Path) -> Re
     fs::write(&stamp, version).map_err(|e| Failure::io("write", &stamp, &e))?;
     println!("installed {name} ({:.1} s)", started.elapsed().as_secs_f64());
     Ok(())
+}
+
+/// Removes copies of old builds, which tests make where the server's account cannot reach the originals.
+fn prune_programs(programs: &Path) {
+    let old = |path: &Path| {
+        let changed = fs::metadata(path).and_then(|metadata| metadata.modified());
+        changed.is_ok_and(|time| time.elapsed().is_ok_and(|age| age > PROGRAMS_KEPT))
+    };
+    let entries = fs::read_dir(programs).into_iter().flatten().flatten();
+    for path in entries.map(|entry| entry.path()).filter(|path| old(path)) {
+        // A failure costs only space, and the next run tries again.
+        let _ = fs::remove_file(path);
+    }
 }
 
 #[cfg(test)]
