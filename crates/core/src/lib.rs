@@ -14,7 +14,7 @@ mod recovery;
 mod sealed;
 mod snapshot;
 
-pub use envelope::{EnvelopeError, RecordKind, decode_envelope, encode_envelope};
+pub use envelope::{EnvelopeError, RecordKind, decode_envelope, encode_envelope, hex, sha256_hex};
 pub use error::{ErrorKind, NameError};
 pub use judge::{ArchiveVerdict, Incoming, SegmentFacts, SegmentFault, judge_archive};
 pub use layout::{

@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::envelope::hex;
 use crate::layout::BackupId;
 
 /// A path relative to the data directory, `/` between its parts. Files of a tablespace are named through its
@@ -30,13 +31,7 @@ impl ManifestPath {
     pub fn from_bytes(bytes: &[u8]) -> Self {
         match std::str::from_utf8(bytes) {
             Ok(text) => Self::Text(text.to_owned()),
-            Err(_) => Self::Hex {
-                hex: bytes.iter().fold(String::new(), |mut hex, byte| {
-                    use std::fmt::Write;
-                    let _ = write!(hex, "{byte:02x}");
-                    hex
-                }),
-            },
+            Err(_) => Self::Hex { hex: hex(bytes) },
         }
     }
 

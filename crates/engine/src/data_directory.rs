@@ -63,12 +63,16 @@ impl DataDirectory {
         let control = path.join("global/pg_control");
         match control.try_exists() {
             Ok(true) => {
-                let path = std::path::absolute(path).map_err(|source| EngineError::local("resolve", path, source))?;
+                let path = std::path::absolute(path)
+                    .map_err(|source| EngineError::local("resolve", path, source))?;
                 Ok(Self { path })
             }
             Ok(false) => Err(EngineError::failed(
                 ErrorKind::Config,
-                format!("not a PostgreSQL data directory, it has no global/pg_control path={}", path.display()),
+                format!(
+                    "not a PostgreSQL data directory, it has no global/pg_control path={}",
+                    path.display()
+                ),
             )
             .with_hint("name the data directory with --pgdata or PGDATA")),
             Err(source) => Err(EngineError::local("look at", &control, source)),
@@ -80,9 +84,7 @@ impl DataDirectory {
     #[must_use]
     pub fn of_wal_path(path: &Path, current_directory: &Path) -> Option<Self> {
         let named = path.is_absolute().then(|| path.parent().and_then(Path::parent)).flatten();
-        named
-            .and_then(|directory| Self::open(directory).ok())
-            .or_else(|| Self::open(current_directory).ok())
+        named.and_then(|directory| Self::open(directory).ok()).or_else(|| Self::open(current_directory).ok())
     }
 
     /// Where it is, absolute.

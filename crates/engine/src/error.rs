@@ -129,14 +129,16 @@ impl EngineError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Store(error) => error.hint().map(|hint| hint.to_string()),
+            Self::Store(error) => error.hint().map(ToString::to_string),
             Self::Refused(refusal) => refusal.hint.clone(),
             Self::Failed { hint, .. } => hint.clone(),
             Self::Local { source, .. } => local_hint(source).map(str::to_owned),
             Self::Segment(fault) if fault.is_foreign() => {
                 Some("archive it under another --server, or let it in with walden server adopt".to_owned())
             }
-            Self::Segment(_) => Some("the file was left alone; look at pg_wal and at the disk below it".to_owned()),
+            Self::Segment(_) => {
+                Some("the file was left alone; look at pg_wal and at the disk below it".to_owned())
+            }
             Self::Postgres { .. }
             | Self::Name(_)
             | Self::Record { .. }

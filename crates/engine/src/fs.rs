@@ -106,7 +106,10 @@ pub fn read_if_present(path: &Path, bytes_max: u64) -> Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
     file.take(bytes_max + 1).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > bytes_max {
-        return Err(failed(io::Error::new(io::ErrorKind::FileTooLarge, format!("larger than {bytes_max} bytes"))));
+        return Err(failed(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            format!("larger than {bytes_max} bytes"),
+        )));
     }
     Ok(Some(bytes))
 }

@@ -5,22 +5,25 @@
 
 mod archiver;
 mod authority;
+pub mod backup;
 mod catalog;
+mod check;
 mod clock;
 mod context;
 mod data_directory;
 mod error;
 mod fetcher;
-pub mod backup;
 pub mod fs;
 mod init;
 mod progress;
 pub mod restore;
 mod server;
+mod wal;
 
 pub use archiver::{Archiver, PushOutcome, PushReport};
 pub use authority::Authority;
 pub use catalog::load_snapshot;
+pub use check::{ArchiverFacts, Check, CheckReport, CheckStatus, check};
 pub use clock::{Clock, SystemClock};
 pub use context::Context;
 pub use data_directory::{DataDirectory, RESTORED_MARKER, RecoveryMode, RestoredMarker};
@@ -28,4 +31,5 @@ pub use error::{EngineError, Result};
 pub use fetcher::{FetchOutcome, FetchReport, Fetcher};
 pub use init::{InitReport, InitRequest, init};
 pub use progress::{NoProgress, Progress, Unit};
-pub use server::{AdoptReport, adopt, find_incarnation, read_server, server_report};
+pub use server::{AdoptReport, adopt, find_incarnation, read_repository, read_server, server_report};
+pub use wal::{TimelineWal, WalListReport, WalRun, WalShowReport, wal_list, wal_show};

@@ -1,0 +1,322 @@
+//! `walden check`: is this server archived, and would a recovery find what it needs?
+
+use std::path::Path;
+
+use jiff::Timestamp;
+use serde::Serialize;
+use walden_core::{CatalogSnapshot, ConditionalCreate, IncarnationRecord, RecoveryWindow, recovery_window};
+use walden_pg::ArchiveFileName;
+
+use crate::catalog::load_snapshot;
+use crate::context::Context;
+use crate::data_directory::DataDirectory;
+use crate::error::{EngineError, Result};
+use crate::init::random_id;
+use crate::server::{find_incarnation, read_repository};
+
+/// A file that waits longer than this to be archived is worth a warning, in seconds.
+const WAIT_WARNING_SECONDS: i64 = 300;
+/// A file that waits longer than this means that archiving has stopped, in seconds.
+const WAIT_FAILURE_SECONDS: i64 = 3600;
+/// So many waiting files are worth a warning, however young.
+const WAITING_WARNING: usize = 64;
+
+/// What one check found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CheckStatus {
+    /// As it should be.
+    Ok,
+    /// Works, but someone should look.
+    Warning,
+    /// Does not work: recovery or archiving is in danger.
+    Failure,
+}
+
+/// One check.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// Its name.
+    pub name: &'static str,
+    /// What it found.
+    pub status: CheckStatus,
+    /// In words.
+    pub detail: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+impl Check {
+    fn ok(name: &'static str, detail: impl Into<String>) -> Self {
+        Self { name, status: CheckStatus::Ok, detail: detail.into(), hint: None }
+    }
+
+    fn warning(name: &'static str, detail: impl Into<String>, hint: &str) -> Self {
+        Self { name, status: CheckStatus::Warning, detail: detail.into(), hint: Some(hint.to_owned()) }
+    }
+
+    fn failure(name: &'static str, detail: impl Into<String>, hint: &str) -> Self {
+        Self { name, status: CheckStatus::Failure, detail: detail.into(), hint: Some(hint.to_owned()) }
+    }
+}
+
+/// All checks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CheckReport {
+    /// Schema of this document: 1.
+    pub schema: u32,
+    /// The server.
+    pub server: String,
+    /// Where the repository is.
+    pub url: String,
+    /// When.
+    pub at: Timestamp,
+    /// Whether no check failed.
+    pub ok: bool,
+    /// The checks, in the order in which they were made.
+    pub checks: Vec<Check>,
+}
+
+/// What a running server says about its archiver (`pg_settings`, `pg_stat_archiver`).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct ArchiverFacts {
+    /// `archive_mode`.
+    pub archive_mode: String,
+    /// `archive_command`.
+    pub archive_command: String,
+    /// `archive_library`; empty before 15.
+    pub archive_library: String,
+    /// `wal_level`.
+    pub wal_level: String,
+    /// The last file that was archived, and when.
+    pub last_archived: Option<(String, Timestamp)>,
+    /// The last failure, and when.
+    pub last_failed: Option<(String, Timestamp)>,
+}
+
+/// Runs all checks that the given sources allow.
+///
+/// # Errors
+/// Only when the repository can't be read at all, or the server is not in it; everything else is a finding.
+pub async fn check(
+    ctx: &Context,
+    data: Option<&DataDirectory>,
+    postgres: Option<&ArchiverFacts>,
+) -> Result<CheckReport> {
+    let now = ctx.clock.now();
+    let record = find_incarnation(ctx, data).await?;
+    let mut checks =
+        vec![Check::ok("server", format!("{} archives {}", record.server, record.incarnation()))];
+    checks.push(store_check(ctx).await?);
+    if let Some(data) = data {
+        checks.push(marker_check(data, &record)?);
+        checks.push(queue_check(data, now)?);
+    }
+    if let Some(facts) = postgres {
+        checks.extend(archiver_checks(facts));
+    }
+    let snapshot = load_snapshot(ctx, &record).await?;
+    let window = recovery_window(&snapshot, now);
+    checks.push(backups_check(&snapshot, now));
+    checks.push(coverage_check(&window));
+    checks.push(strays_check(&snapshot));
+    let ok = checks.iter().all(|check| check.status != CheckStatus::Failure);
+    Ok(CheckReport {
+        schema: 1,
+        server: ctx.server.to_string(),
+        url: ctx.store.url().to_string(),
+        at: now,
+        ok,
+        checks,
+    })
+}
+
+/// Probes the store again: rights and behaviour change after a repository is made.
+async fn store_check(ctx: &Context) -> Result<Check> {
+    const NAME: &str = "store";
+    let recorded = read_repository(ctx).await?.map(|repository| repository.capabilities.conditional_create);
+    let probed = match ctx.store.probe(&random_id()?, ctx.clock.now(), &ctx.budget()).await {
+        Ok(probed) => probed.conditional_create,
+        Err(error) => {
+            let hint = "archiving needs the rights to write, read, list and delete objects";
+            return Ok(Check::failure(NAME, format!("a probe object could not be handled: {error}"), hint));
+        }
+    };
+    if let Some(recorded) = recorded.filter(|recorded| *recorded != probed) {
+        let detail = format!("the store changed how it creates objects recorded={recorded:?} now={probed:?}");
+        return Ok(Check::failure(NAME, detail, "find out what changed: names may no longer be protected"));
+    }
+    Ok(match probed {
+        ConditionalCreate::Enforced => {
+            Check::ok(NAME, "objects are readable, writable, and created only once")
+        }
+        ConditionalCreate::Ignored | ConditionalCreate::Unsupported => Check::warning(
+            NAME,
+            "this store does not refuse a second create: files are looked for before and read back after they are \
+             written, but two writers of one name at the same instant can't be kept apart with certainty",
+            "use a store with conditional writes, or make sure that only one server can ever archive here",
+        ),
+    })
+}
+
+fn marker_check(data: &DataDirectory, record: &IncarnationRecord) -> Result<Check> {
+    const NAME: &str = "data directory";
+    Ok(match data.restored_marker()? {
+        Some(marker) if marker.repository_id == record.repository_id && marker.server == record.server => {
+            Check::failure(
+                NAME,
+                format!(
+                    "it was restored from this server's archive at {}: archiving is refused",
+                    marker.restored_at
+                ),
+                "walden server adopt, if it replaces the server for good",
+            )
+        }
+        _ => Check::ok(NAME, format!("{} belongs to this archive", data.path().display())),
+    })
+}
+
+/// Looks at what PostgreSQL still wants archived (`pg_wal/archive_status/*.ready`).
+fn queue_check(data: &DataDirectory, now: Timestamp) -> Result<Check> {
+    const NAME: &str = "archive queue";
+    let directory = data.path().join("pg_wal/archive_status");
+    let (waiting, oldest) = waiting_files(&directory)?;
+    let Some((name, since)) = oldest else { return Ok(Check::ok(NAME, "nothing waits to be archived")) };
+    let age = now.duration_since(since).as_secs().max(0);
+    let detail = format!("{waiting} files wait to be archived, the oldest ({name}) for {age} s");
+    let hint = "look for walden's messages in the server log; pg_wal grows until archiving works";
+    Ok(if age >= WAIT_FAILURE_SECONDS {
+        Check::failure(NAME, detail, hint)
+    } else if age >= WAIT_WARNING_SECONDS || waiting >= WAITING_WARNING {
+        Check::warning(NAME, detail, hint)
+    } else {
+        Check::ok(NAME, detail)
+    })
+}
+
+/// How many files wait, and which one has waited longest.
+fn waiting_files(directory: &Path) -> Result<(usize, Option<(String, Timestamp)>)> {
+    let failed = |source| EngineError::local("look at", directory, source);
+    let mut waiting = 0;
+    let mut oldest: Option<(String, Timestamp)> = None;
+    for entry in std::fs::read_dir(directory).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Some(name) = name.strip_suffix(".ready").filter(|name| name.parse::<ArchiveFileName>().is_ok())
+        else {
+            continue;
+        };
+        // Archived in this very moment: gone is good.
+        let Ok(since) = entry.metadata().and_then(|metadata| metadata.modified()) else { continue };
+        let Ok(since) = Timestamp::try_from(since) else { continue };
+        waiting += 1;
+        if oldest.as_ref().is_none_or(|(_, before)| since < *before) {
+            oldest = Some((name.to_owned(), since));
+        }
+    }
+    Ok((waiting, oldest))
+}
+
+fn archiver_checks(facts: &ArchiverFacts) -> Vec<Check> {
+    let mut checks = Vec::new();
+    let mode = "archive_mode";
+    checks.push(match facts.archive_mode.as_str() {
+        "on" | "always" => Check::ok(mode, format!("archive_mode is {}", facts.archive_mode)),
+        other => {
+            Check::failure(mode, format!("archive_mode is {other}"), "set archive_mode = on and restart")
+        }
+    });
+    let command = "archive_command";
+    checks.push(if facts.archive_command.contains("walden") || facts.archive_library.contains("walden") {
+        Check::ok(command, format!("archive_command is {:?}", facts.archive_command))
+    } else {
+        let detail = format!("archive_command is {:?}: it does not call walden", facts.archive_command);
+        Check::failure(command, detail, "set archive_command = 'walden wal push %p' and reload")
+    });
+    let archiver = "archiver";
+    checks.push(match (&facts.last_archived, &facts.last_failed) {
+        (archived, Some((name, at))) if archived.as_ref().is_none_or(|(_, done)| done < at) => {
+            Check::failure(
+                archiver,
+                format!("the last try to archive failed file={name} at={at}"),
+                "the server log has walden's message",
+            )
+        }
+        (Some((name, at)), _) => Check::ok(archiver, format!("last archived {name} at {at}")),
+        (None, _) => Check::warning(
+            archiver,
+            "nothing was archived since the statistics began",
+            "SELECT pg_switch_wal() makes the server archive a segment",
+        ),
+    });
+    checks
+}
+
+fn backups_check(snapshot: &CatalogSnapshot, now: Timestamp) -> Check {
+    const NAME: &str = "backups";
+    let Some(newest) = snapshot.backups.iter().map(|backup| backup.finished_at).max() else {
+        return Check::failure(
+            NAME,
+            format!("there is no finished backup; unfinished={}", snapshot.unfinished_backups.len()),
+            "walden backup create",
+        );
+    };
+    let hours = now.duration_since(newest).as_hours().max(0);
+    let detail = format!("{} backups, the newest ended {hours} h ago", snapshot.backups.len());
+    let damaged: usize = snapshot.backups.iter().map(|backup| backup.checksum_failures.len()).sum();
+    if damaged > 0 {
+        let detail = format!("{detail}; files with wrong page checksums: {damaged}");
+        return Check::warning(NAME, detail, "walden backup show lists the pages");
+    }
+    Check::ok(NAME, detail)
+}
+
+fn coverage_check(window: &RecoveryWindow) -> Check {
+    const NAME: &str = "coverage";
+    let unusable: Vec<&str> = window
+        .timelines
+        .iter()
+        .flat_map(|timeline| &timeline.backups)
+        .filter(|backup| backup.last.is_none())
+        .map(|backup| backup.id.as_str())
+        .collect();
+    if !unusable.is_empty() {
+        let detail = format!("WAL that makes these backups consistent is missing: {}", unusable.join(", "));
+        return Check::failure(
+            NAME,
+            detail,
+            "they can't be restored; take a new one with walden backup create",
+        );
+    }
+    // Gaps before the first backup hurt nobody.
+    let gaps: u64 = window
+        .timelines
+        .iter()
+        .filter_map(|timeline| timeline.first.map(|first| (timeline, first)))
+        .map(|(timeline, first)| {
+            timeline.gaps.iter().filter(|gap| gap.end_lsn > first).map(|gap| gap.count).sum::<u64>()
+        })
+        .sum();
+    if gaps > 0 {
+        let detail = format!("{gaps} segments are missing in between");
+        return Check::failure(NAME, detail, "walden window shows the gaps; a new backup ends their reach");
+    }
+    Check::ok(NAME, "no gap in the WAL after the first backup")
+}
+
+fn strays_check(snapshot: &CatalogSnapshot) -> Check {
+    const NAME: &str = "strays";
+    match snapshot.strays.first() {
+        None => Check::ok(NAME, "nothing foreign or damaged in the archive"),
+        Some(first) => Check::warning(
+            NAME,
+            format!(
+                "{} objects do not belong or can't be read, such as {}: {}",
+                snapshot.strays.len(),
+                first.key,
+                first.reason
+            ),
+            "look at them; walden leaves them alone",
+        ),
+    }
+}

@@ -1,0 +1,176 @@
+//! `walden wal get`: the restore_command.
+//!
+//! A file is fetched, checked against its hash, written aside, flushed and only then given its name. "Absent" is an
+//! answer of its own and is given only when the incarnation's marker could be read: an error never looks like the
+//! end of the archive.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use walden_core::{ErrorKind, Incarnation, ObjectKey};
+use walden_pg::{ArchiveFileName, WalSegmentSize};
+use walden_store::Expected;
+
+use crate::context::Context;
+use crate::data_directory::DataDirectory;
+use crate::error::{EngineError, Result};
+use crate::fs::TemporaryFile;
+use crate::server::{explain_absence, find_incarnation, read_incarnation};
+
+/// No archived file is larger than the largest segment, in bytes.
+const FILE_BYTES_MAX: u64 = 1 << 30;
+/// How much is gathered before it is written.
+const WRITE_BYTES: usize = 256 << 10;
+
+/// How a fetch ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FetchOutcome {
+    /// The file is at its destination.
+    Fetched,
+    /// The archive does not hold it: proved by reading the incarnation's marker.
+    Absent,
+}
+
+/// What a fetch did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FetchReport {
+    /// Schema of this document: 1.
+    pub schema: u32,
+    /// The file.
+    pub name: String,
+    /// How it ended.
+    pub outcome: FetchOutcome,
+    /// Where it is in the store.
+    pub key: String,
+    /// Length of the file in bytes; 0 when it is absent.
+    pub bytes: u64,
+}
+
+/// Fetches files of one server. Cheap to clone.
+#[derive(Clone)]
+pub struct Fetcher {
+    ctx: Context,
+}
+
+impl Fetcher {
+    /// A fetcher of the context's server.
+    #[must_use]
+    pub fn new(ctx: Context) -> Self {
+        Self { ctx }
+    }
+
+    /// Fetches the file `name` (a `%f`) to `destination` (a `%p`), relative to `current_directory`.
+    ///
+    /// The incarnation is the one of the data directory that the destination lies in; without one it is the
+    /// server's current one, which costs requests.
+    ///
+    /// # Errors
+    /// Kind `invalid` for a name that PostgreSQL never asks for, `corrupt` for an object that is not what its name
+    /// says; and what the store and the disk can give. The destination is then as it was.
+    pub async fn fetch(
+        &self,
+        name: &str,
+        destination: &Path,
+        current_directory: &Path,
+    ) -> Result<FetchReport> {
+        let name: ArchiveFileName = name.parse().map_err(|_| {
+            let message = format!("not the name of a file that PostgreSQL archives name={name:?}");
+            EngineError::failed(ErrorKind::Invalid, message)
+                .with_hint("restore_command must pass %f and %p: walden wal get %f %p")
+        })?;
+        let data = DataDirectory::of_wal_path(destination, current_directory);
+        let (incarnation, known_size) = self.whose(data.as_ref()).await?;
+        let key = self.ctx.layout().incarnation(incarnation).archive_file(name);
+        let destination = current_directory.join(destination);
+        let report = |outcome, bytes| FetchReport {
+            schema: 1,
+            name: name.to_string(),
+            outcome,
+            key: key.to_string(),
+            bytes,
+        };
+        if let Some(bytes) = self.fetch_to(&key, name, incarnation, known_size, &destination).await? {
+            return Ok(report(FetchOutcome::Fetched, bytes));
+        }
+        self.prove_absent(incarnation).await?;
+        Ok(report(FetchOutcome::Absent, 0))
+    }
+
+    async fn whose(&self, data: Option<&DataDirectory>) -> Result<(Incarnation, Option<WalSegmentSize>)> {
+        match data {
+            Some(data) => {
+                let control = data.control()?;
+                let incarnation = Incarnation { system_id: control.system_id, major: control.major };
+                Ok((incarnation, Some(control.wal_segment_size)))
+            }
+            None => {
+                let record = find_incarnation(&self.ctx, None).await?;
+                Ok((record.incarnation(), Some(record.segment_size)))
+            }
+        }
+    }
+
+    /// Fetches one object to the destination; `None` when the store says that it is not there.
+    async fn fetch_to(
+        &self,
+        key: &ObjectKey,
+        name: ArchiveFileName,
+        incarnation: Incarnation,
+        segment_size: Option<WalSegmentSize>,
+        destination: &Path,
+    ) -> Result<Option<u64>> {
+        let text = name.to_string();
+        let expected = Expected { name: &text, max_plain_bytes: FILE_BYTES_MAX };
+        let aside = Aside { destination: destination.to_owned() };
+        let fetched = self.ctx.store.fetch_sealed(key, expected, || aside.create(), &self.ctx.budget()).await;
+        let unsealed = match fetched {
+            Ok(unsealed) => unsealed,
+            Err(error) if error.is_object_not_found() => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let header = &unsealed.header;
+        let wrong = |what: String| EngineError::failed(ErrorKind::Corrupt, format!("{what} key={key}"));
+        if header.incarnation != incarnation || header.server != self.ctx.server {
+            let found = format!("{}/{}", header.server, header.incarnation);
+            return Err(wrong(format!("the stored file belongs elsewhere found={found}")));
+        }
+        if let Some(size) = segment_size.filter(|_| name.is_segment_sized())
+            && header.plain_bytes != size.bytes()
+        {
+            // PostgreSQL would stop with a fatal error over it; say why before it does.
+            return Err(wrong(format!("the stored segment has another size bytes={}", header.plain_bytes)));
+        }
+        let bytes = header.plain_bytes;
+        unsealed
+            .plain
+            .into_inner()
+            .map_err(|error| EngineError::local("write", destination, error.into_error()))?
+            .publish(destination)?;
+        Ok(Some(bytes))
+    }
+
+    /// The second request of a miss: when the marker can be read, the archive was seen and the file is not in it.
+    async fn prove_absent(&self, incarnation: Incarnation) -> Result<()> {
+        match read_incarnation(&self.ctx, incarnation).await? {
+            Some(_) => Ok(()),
+            None => Err(explain_absence(&self.ctx, Some(incarnation)).await),
+        }
+    }
+}
+
+/// Makes the file beside the destination that the plain bytes are written to.
+struct Aside {
+    destination: PathBuf,
+}
+
+impl Aside {
+    fn create(&self) -> io::Result<io::BufWriter<TemporaryFile>> {
+        let file = TemporaryFile::beside(&self.destination).map_err(|error| match error {
+            EngineError::Local { source, .. } => source,
+            other => io::Error::other(other.to_string()),
+        })?;
+        Ok(io::BufWriter::with_capacity(WRITE_BYTES, file))
+    }
+}
