@@ -151,6 +151,22 @@ fn acknowledged_commits_survive_a_kill() {
     assert!(report.commits.iter().all(|commit| commit.lsn > Lsn::default() && commit.xid > 0));
 }
 
+#[test]
+fn a_hanging_archive_command_ends_with_its_server() {
+    let mut server =
+        PgServer::builder(PgMajor::V14).archive_command("echo $$ >archiver; exec sleep 600").start().unwrap();
+    server.switch_wal().unwrap();
+    let note = server.data_dir().join("archiver");
+    let pid = wait_until(server.deadline(), "the command to start", || {
+        Ok(std::fs::read_to_string(&note).ok().filter(|pid| pid.ends_with('\n')))
+    });
+    let hanging = PathBuf::from("/proc").join(pid.unwrap().trim()).join("cwd");
+    server.kill9().unwrap();
+    assert!(hanging.read_link().is_ok(), "a kill of the postmaster does not reach it");
+    drop(server);
+    assert!(hanging.read_link().is_err(), "it hangs still");
+}
+
 #[tokio::test]
 async fn calls_work_inside_a_runtime() {
     let server = PgServer::builder(PgMajor::V18).start().unwrap();

@@ -24,6 +24,7 @@ mod account;
 mod builder;
 mod error;
 mod install;
+mod leftovers;
 mod load;
 mod server;
 mod session;

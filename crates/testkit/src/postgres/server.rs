@@ -19,6 +19,7 @@ use super::account::ServerAccount;
 use super::builder::PgServerBuilder;
 use super::error::{Error, Result};
 use super::install::PostgresInstall;
+use super::leftovers::kill_all_in;
 use super::session::{PgSession, Row};
 use super::wait::wait_until;
 use super::watchdog::Watchdog;
@@ -451,6 +452,7 @@ impl Drop for PgServer {
         if self.postmaster.is_some() && self.stop(StopMode::Immediate).is_err() {
             let _ = self.kill9();
         }
+        kill_all_in(&self.data);
         if std::env::var_os(KEEP_ENV).is_some() {
             self.place.dir.disable_cleanup(true);
         }
