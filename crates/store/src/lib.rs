@@ -1,1 +1,53 @@
-//! Verified object I/O.
+//! Verified object I/O: what Walden asks of a store, and how far it believes the answers.
+//!
+//! - [`StoreUrl`], [`StoreConfig`] and [`Environment`] say where and how; [`Store::open`] makes a client of them.
+//! - [`Store::create_once`] writes under a name that must be free, and settles every doubt by looking.
+//! - [`Store::get`], [`Store::get_range`], [`Store::reader`] and [`Store::fetch_sealed`] read with every length and
+//!   hash checked; [`Store::prove_visible`] turns "not found" into "absent".
+//! - [`Sealer`] and [`Unsealer`] make and open sealed objects.
+//! - [`RetryBudget`] is the one deadline for an operation and its repetitions; [`Store::counters`] say what it cost.
+//! - [`Store::probe`] finds out what a store really does.
+//!
+//! What holds: nothing is overwritten; nothing is reported as stored before the store has it durably; nothing is
+//! reported as absent on the word of one "not found"; no length from outside decides how much memory is taken; no
+//! secret gets into a message, a log or a `Debug`.
+
+#[cfg(feature = "aws-sdk")]
+mod aws_sdk;
+mod budget;
+mod config;
+mod counters;
+mod create;
+mod environment;
+mod error;
+mod failure;
+mod fetch;
+mod http;
+mod list;
+mod local;
+mod open;
+mod probe;
+mod read;
+mod seal;
+mod store;
+mod unseal;
+mod url;
+
+pub use budget::{BACKOFF_FIRST, BACKOFF_MAX, RetryBudget, TryLimits};
+pub use config::{
+    AzureConfig, CONNECT_TIMEOUT, GcsConfig, OPERATION_TIMEOUT, REQUEST_TIMEOUT, S3Config,
+    ServerSideEncryption, StoreConfig, THROUGHPUT_MIN, UploadChecksum,
+};
+pub use counters::{CounterSnapshot, Counters, Operation, OperationCount};
+pub use create::{CreateOutcome, Existing};
+pub use environment::Environment;
+pub use error::{Cause, Place, StoreError};
+pub use list::{Level, Listed};
+pub use probe::PROBE_PREFIX;
+pub use read::{HeaderRead, ObjectReader};
+pub use seal::{
+    CompressionLevel, FrameExtent, HeaderFields, IdentityHash, SealError, SealedObject, Sealer, seal_bytes,
+};
+pub use store::Store;
+pub use unseal::{EXTENT_BYTES_MAX, Expected, UnsealError, Unsealed, Unsealer, open_extent, open_sealed};
+pub use url::{PREFIX_BYTES_MAX, Scheme, StoreUrl};

@@ -1,0 +1,305 @@
+//! The HTTP client under the cloud stores: counts every request and remembers how each one ended.
+//!
+//! object_store folds statuses and transport errors into a few variants and a text. Here, under it, both are still
+//! known, so that failures are classified by what happened and not by what a message looks like.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::StreamExt;
+use http::{Method, Uri};
+use http_body::{Body, Frame, SizeHint};
+use object_store::ClientOptions;
+use object_store::client::{
+    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpResponseBody,
+    HttpService, ReqwestConnector,
+};
+
+use crate::counters::{Counters, Operation};
+use crate::error::one_line;
+
+/// Bodies of error answers are read up to this many bytes.
+const ERROR_BODY_BYTES_MAX: usize = 16 << 10;
+
+tokio::task_local! {
+    /// The trace of the try that is running.
+    pub(crate) static TRACE: Arc<Trace>;
+}
+
+/// How the requests of one try went; the last one counts.
+#[derive(Debug, Default)]
+pub(crate) struct Trace(Mutex<TraceState>);
+
+/// What [`Trace`] remembers.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct TraceState {
+    /// The last status, when there was an answer.
+    pub(crate) status: Option<u16>,
+    /// The error code in the last answer.
+    pub(crate) code: Option<String>,
+    /// The message in the last answer.
+    pub(crate) message: Option<String>,
+    /// How the last request failed on the way.
+    pub(crate) transport: Option<(HttpErrorKind, String)>,
+    /// The last request asked for credentials, not for data.
+    pub(crate) credentials: bool,
+    /// And it asked the machine's own metadata server, which is the last resort where nothing is configured.
+    pub(crate) metadata_server: bool,
+    /// A request for data may have reached the store.
+    pub(crate) sent: bool,
+}
+
+impl Trace {
+    fn update(&self, change: impl FnOnce(&mut TraceState)) {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    pub(crate) fn state(&self) -> TraceState {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+fn trace(change: impl FnOnce(&mut TraceState)) {
+    // Outside of a try there is nobody who would ask.
+    let _ = TRACE.try_with(|trace| trace.update(change));
+}
+
+/// Makes the clients of one store.
+#[derive(Debug)]
+pub(crate) struct CountingConnector {
+    pub(crate) counters: Arc<Counters>,
+    /// The bucket or container: a request that names it is for data, any other for credentials.
+    pub(crate) bucket: String,
+}
+
+impl HttpConnector for CountingConnector {
+    fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
+        Ok(HttpClient::new(CountingService {
+            inner: ReqwestConnector::default().connect(options)?,
+            counters: Arc::clone(&self.counters),
+            bucket: self.bucket.clone(),
+        }))
+    }
+}
+
+#[derive(Debug)]
+struct CountingService {
+    inner: HttpClient,
+    counters: Arc<Counters>,
+    bucket: String,
+}
+
+impl CountingService {
+    /// Is the request for the bucket: by a path that begins with it (after the account, on Azure's emulator), or
+    /// by a host that does?
+    fn is_for_data(&self, uri: &Uri) -> bool {
+        let named_in_path = uri.path().split('/').skip(1).take(2).any(|part| part == self.bucket);
+        let host = uri.host().unwrap_or_default();
+        named_in_path || host.strip_prefix(&self.bucket).is_some_and(|rest| rest.starts_with('.'))
+    }
+}
+
+/// The link-local addresses and names under which the clouds' machines find their own metadata.
+fn is_metadata_server(uri: &Uri) -> bool {
+    let host = uri.host().unwrap_or_default();
+    host.starts_with("169.254.") || host.starts_with("[fd00:ec2:") || host.starts_with("metadata")
+}
+
+/// What a request for data does, by its method and query.
+fn operation(method: &Method, uri: &Uri) -> Operation {
+    let query = uri.query().unwrap_or_default();
+    let has = |name: &str| query.split('&').any(|pair| pair.split('=').next() == Some(name));
+    match *method {
+        Method::PUT => Operation::Put,
+        Method::GET if has("list-type") || has("restype") => Operation::List,
+        Method::GET => Operation::Get,
+        Method::HEAD => Operation::Head,
+        Method::DELETE => Operation::Delete,
+        Method::POST if has("delete") || has("comp") => Operation::Delete,
+        _ => Operation::Other,
+    }
+}
+
+#[async_trait]
+impl HttpService for CountingService {
+    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let data = self.is_for_data(request.uri());
+        let operation = if data { operation(request.method(), request.uri()) } else { Operation::Other };
+        self.counters.request(operation, request.body().content_length() as u64);
+        let metadata_server = !data && is_metadata_server(request.uri());
+        trace(|state| {
+            let sent = state.sent || data;
+            *state = TraceState { credentials: !data, metadata_server, sent, ..TraceState::default() };
+        });
+        match self.inner.execute(request).await {
+            Ok(response) => self.answered(operation, response).await,
+            Err(error) => {
+                self.counters.error(operation);
+                let text = chain(&error);
+                trace(|state| state.transport = Some((error.kind(), text)));
+                Err(error)
+            }
+        }
+    }
+}
+
+impl CountingService {
+    async fn answered(
+        &self,
+        operation: Operation,
+        response: HttpResponse,
+    ) -> Result<HttpResponse, HttpError> {
+        let status = response.status().as_u16();
+        trace(|state| state.status = Some(status));
+        let (parts, body) = response.into_parts();
+        if status < 400 {
+            let body = CountingBody { inner: body, counters: Arc::clone(&self.counters), operation };
+            return Ok(HttpResponse::from_parts(parts, HttpResponseBody::new(body)));
+        }
+        if !matches!(status, 404 | 409 | 412 | 416) {
+            self.counters.error(operation);
+        }
+        let bytes = read_error_body(body).await;
+        self.counters.received(operation, bytes.len() as u64);
+        // A text by all means: object_store gives up on an answer whose body is not.
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let header = parts.headers.get("x-ms-error-code").and_then(|value| value.to_str().ok());
+        let code = element(&text, "Code").or(header).map(|code| one_line(code, 80));
+        let message = element(&text, "Message").map(|message| one_line(message, 160));
+        trace(|state| (state.code, state.message) = (code, message));
+        Ok(HttpResponse::from_parts(parts, HttpResponseBody::from(text)))
+    }
+}
+
+/// As much of an error's body as arrives and fits.
+async fn read_error_body(body: HttpResponseBody) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut stream = body.bytes_stream();
+    while let Some(Ok(chunk)) = stream.next().await {
+        let room = ERROR_BODY_BYTES_MAX - bytes.len();
+        bytes.extend(chunk.iter().take(room));
+        if bytes.len() == ERROR_BODY_BYTES_MAX {
+            break;
+        }
+    }
+    bytes
+}
+
+/// The text of the first XML element `name`.
+fn element<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
+    let (_, rest) = xml.split_once(&format!("<{name}>"))?;
+    let (text, _) = rest.split_once(&format!("</{name}>"))?;
+    (!text.trim().is_empty()).then_some(text)
+}
+
+/// The messages of an error and of its sources, each only once: "error sending request: connection refused".
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = String::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let message = error.to_string();
+        if text.is_empty() {
+            text = message;
+        } else if !text.contains(&message) {
+            text = format!("{text}: {message}");
+        }
+        next = error.source();
+    }
+    one_line(text.trim_start_matches("HTTP error: "), 300)
+}
+
+/// A body that counts what is read of it.
+#[derive(Debug)]
+struct CountingBody {
+    inner: HttpResponseBody,
+    counters: Arc<Counters>,
+    operation: Operation,
+}
+
+impl Body for CountingBody {
+    type Data = Bytes;
+    type Error = HttpError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, HttpError>>> {
+        let polled = Pin::new(&mut self.inner).poll_frame(context);
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                let bytes = frame.data_ref().map_or(0, Bytes::len);
+                self.counters.received(self.operation, bytes as u64);
+            }
+            Poll::Ready(Some(Err(error))) => {
+                self.counters.error(self.operation);
+                let text = chain(error);
+                trace(|state| state.transport = Some((error.kind(), text)));
+            }
+            Poll::Ready(None) | Poll::Pending => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn service(bucket: &str) -> CountingService {
+        #[derive(Debug)]
+        struct Nothing;
+        #[async_trait]
+        impl HttpService for Nothing {
+            async fn call(&self, _: HttpRequest) -> Result<HttpResponse, HttpError> {
+                unreachable!("not called in these tests")
+            }
+        }
+        CountingService {
+            inner: HttpClient::new(Nothing),
+            counters: Arc::default(),
+            bucket: bucket.to_owned(),
+        }
+    }
+
+    #[test]
+    fn requests_for_data_and_for_credentials_are_told_apart() {
+        let data = |uri: &str| service("backups").is_for_data(&uri.parse().unwrap());
+        assert!(data("http://127.0.0.1:9000/backups/prefix/key"));
+        assert!(data("https://s3.eu-west-1.amazonaws.com/backups?list-type=2"));
+        assert!(data("https://backups.s3.eu-west-1.amazonaws.com/key"));
+        assert!(data("http://127.0.0.1:10000/devstoreaccount1/backups/key"));
+        assert!(!data("http://169.254.169.254/latest/api/token"));
+        assert!(!data("https://sts.eu-west-1.amazonaws.com/?Action=AssumeRoleWithWebIdentity"));
+        assert!(!data("https://backups-of-another.s3.amazonaws.com/key"));
+    }
+
+    #[test]
+    fn requests_are_counted_under_what_they_do() {
+        let of = |method: Method, uri: &str| operation(&method, &uri.parse().unwrap());
+        assert_eq!(of(Method::GET, "http://h/b?list-type=2&prefix=x"), Operation::List);
+        assert_eq!(of(Method::GET, "http://h/c?restype=container&comp=list"), Operation::List);
+        assert_eq!(of(Method::GET, "http://h/b/list-type"), Operation::Get);
+        assert_eq!(of(Method::POST, "http://h/b?delete"), Operation::Delete);
+        assert_eq!(of(Method::POST, "http://h/c?restype=container&comp=batch"), Operation::Delete);
+        assert_eq!(of(Method::PUT, "http://h/b/k"), Operation::Put);
+    }
+
+    #[test]
+    fn error_answers_are_taken_apart() {
+        let xml = "<?xml version=\"1.0\"?><Error><Code>NoSuchBucket</Code><Message>gone</Message></Error>";
+        assert_eq!((element(xml, "Code"), element(xml, "Message")), (Some("NoSuchBucket"), Some("gone")));
+        assert_eq!(element("<Code></Code>", "Code"), None);
+        assert_eq!(element("<Code>open", "Code"), None);
+    }
+}

@@ -1,0 +1,702 @@
+//! A local directory as an object store: atomic, durable, and honest about both.
+//!
+//! object_store has a `LocalFileSystem`, which publishes atomically and can fsync. It is not used, because an
+//! archive needs more than that:
+//!
+//! - "Already there" must mean "already durable". A writer that was killed between publishing and fsync leaves a
+//!   name that a crash of the machine can still take away; whoever then answers "already stored" acknowledges it.
+//!   Here a create that finds its name taken fsyncs the file and every directory up to the root before it says so.
+//! - A directory made by another process may not be durable yet either: every put fsyncs the whole chain up to
+//!   the root, not only what it made itself.
+//! - Listings are in the order of the keys, as everywhere else, so that they can go on after a given key.
+//! - Staged files left behind by a crash are removed by a later writer instead of lying there for ever.
+//!
+//! Publication: a staged file in the same directory, written and fsynced, then `link(2)` to its name, which fails
+//! if the name is taken; where there are no hard links, `renameat2(RENAME_NOREPLACE)`. Nothing half-written is
+//! ever seen under a key, and an error on the way (a full disk) leaves nothing.
+
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, Write};
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path as FsPath, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
+use object_store::path::Path;
+use object_store::{
+    Attributes, CopyOptions, Error, Extensions, GetOptions, GetResult, GetResultPayload, ListResult,
+    MultipartUpload, ObjectMeta, ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload,
+    PutResult, RenameOptions, Result,
+};
+
+/// Names that begin like this are staged files; they are never listed and no key may have one.
+const STAGED: &str = ".walden-staged-";
+/// A staged file this much older than the newest one belongs to a writer that is gone.
+const STAGED_AGE_MAX: Duration = Duration::from_secs(86_400);
+/// How much of a file is read at once.
+const READ_BYTES: u64 = 256 << 10;
+/// How often a put makes its directories anew when a concurrent removal takes them away.
+const DIRECTORY_TRIES: u32 = 16;
+
+/// The directory that is the repository is not there.
+#[derive(Debug, thiserror::Error)]
+#[error("the directory does not exist")]
+pub(crate) struct RootMissing;
+
+/// The first byte asked for is behind the end of the object.
+#[derive(Debug, thiserror::Error)]
+#[error("the object has only {0} bytes")]
+pub(crate) struct BehindEnd(u64);
+
+/// Objects as files below one directory.
+#[derive(Debug)]
+pub(crate) struct LocalStore {
+    root: Arc<PathBuf>,
+}
+
+impl std::fmt::Display for LocalStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "local directory {}", self.root.display())
+    }
+}
+
+/// An error that carries the system's own.
+fn generic(source: io::Error) -> Error {
+    Error::Generic { store: "local directory", source: Box::new(source) }
+}
+
+/// Runs file operations where they may block.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(source) => Err(Error::JoinError { source }),
+    }
+}
+
+impl LocalStore {
+    pub(crate) fn new(root: PathBuf) -> Self {
+        Self { root: Arc::new(root) }
+    }
+
+    /// Makes the root, durably, with everything above it that is missing.
+    pub(crate) fn create_root(root: &FsPath) -> io::Result<()> {
+        let mut missing = Vec::new();
+        let mut directory = root;
+        while !directory.try_exists()? {
+            missing.push(directory);
+            match directory.parent() {
+                Some(parent) => directory = parent,
+                None => break,
+            }
+        }
+        fs::create_dir_all(root)?;
+        for made in missing.into_iter().rev() {
+            sync_directory(made)?;
+            made.parent().map_or(Ok(()), sync_directory)?;
+        }
+        Ok(())
+    }
+
+    fn file(&self, location: &Path) -> Result<PathBuf> {
+        let reserved = location.parts().any(|part| part.as_ref().starts_with(STAGED));
+        if reserved || location.as_ref().is_empty() {
+            let path = location.to_string();
+            let source = object_store::path::Error::InvalidPath { path: PathBuf::from(path) };
+            return Err(Error::InvalidPath { source });
+        }
+        Ok(self.root.join(location.as_ref()))
+    }
+}
+
+/// What a failed write means: that there is no repository, or what the system says.
+fn not_written(root: &FsPath, location: &str, error: io::Error) -> Error {
+    if error.kind() == io::ErrorKind::NotFound && matches!(root.try_exists(), Ok(false)) {
+        return Error::NotFound { path: location.to_owned(), source: Box::new(RootMissing) };
+    }
+    generic(error)
+}
+
+/// Turns "no such file" into what it means: no object, or no repository at all.
+fn not_found(root: &FsPath, location: &str, error: io::Error) -> Error {
+    let missing = matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory
+    );
+    if !missing {
+        return generic(error);
+    }
+    let path = location.to_owned();
+    match root.try_exists() {
+        Ok(true) => Error::NotFound { path, source: Box::new(error) },
+        Ok(false) => Error::NotFound { path, source: Box::new(RootMissing) },
+        Err(error) => generic(error),
+    }
+}
+
+fn sync_directory(directory: &FsPath) -> io::Result<()> {
+    File::open(directory)?.sync_all()
+}
+
+/// Fsyncs `directory` and all above it up to and including `root`.
+fn sync_chain(root: &FsPath, directory: &FsPath) -> io::Result<()> {
+    for directory in directory.ancestors() {
+        sync_directory(directory)?;
+        if directory == root {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Makes the directories between `root` and `directory`; the root itself is never made.
+fn make_directories(root: &FsPath, directory: &FsPath) -> io::Result<()> {
+    let below: Vec<_> = directory.ancestors().take_while(|ancestor| *ancestor != root).collect();
+    for directory in below.into_iter().rev() {
+        match fs::create_dir(directory) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// A staged file that is removed unless it is published.
+struct Staged {
+    path: PathBuf,
+    file: File,
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        // After publication by link this takes away the second name, after one by rename there is nothing left.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+impl Staged {
+    fn create(root: &FsPath, directory: &FsPath) -> io::Result<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let mut tries = 0;
+        loop {
+            let number = NEXT.fetch_add(1, Ordering::Relaxed);
+            let path = directory.join(format!("{STAGED}{}-{number}", std::process::id()));
+            match OpenOptions::new().write(true).create_new(true).open(&path) {
+                Ok(file) => return Ok(Self { path, file }),
+                // A process of the same number left it there.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound && tries < DIRECTORY_TRIES => {
+                    tries += 1;
+                    make_directories(root, directory)?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Gives the file its name, unless that is taken.
+    fn publish_new(&self, name: &FsPath) -> io::Result<()> {
+        match fs::hard_link(&self.path, name) {
+            Err(error) if has_no_links(&error) => rename_no_replace(&self.path, name),
+            result => result,
+        }
+    }
+}
+
+/// Does the error say that the file system has no hard links?
+fn has_no_links(error: &io::Error) -> bool {
+    use nix::libc;
+    error
+        .raw_os_error()
+        .is_some_and(|code| [libc::EPERM, libc::EOPNOTSUPP, libc::ENOSYS, libc::EMLINK].contains(&code))
+}
+
+#[cfg(target_os = "linux")]
+fn rename_no_replace(from: &FsPath, to: &FsPath) -> io::Result<()> {
+    use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+    renameat2(AT_FDCWD, from, AT_FDCWD, to, RenameFlags::RENAME_NOREPLACE).map_err(io::Error::from)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn rename_no_replace(_: &FsPath, _: &FsPath) -> io::Result<()> {
+    Err(io::Error::new(io::ErrorKind::Unsupported, "the file system has no hard links"))
+}
+
+/// Removes what writers that are gone left in `directory`, by the file system's own clock.
+fn remove_abandoned(directory: &FsPath, ours: &File) -> io::Result<()> {
+    let now = ours.metadata()?.modified()?;
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if !entry.file_name().to_string_lossy().starts_with(STAGED) {
+            continue;
+        }
+        let Ok(modified) = entry.metadata().and_then(|metadata| metadata.modified()) else { continue };
+        if now.duration_since(modified).is_ok_and(|age| age > STAGED_AGE_MAX) {
+            tracing::info!(path = %entry.path().display(), "removing a file that an interrupted writer left");
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+    Ok(())
+}
+
+fn put(
+    root: &FsPath,
+    location: &str,
+    file: &FsPath,
+    payload: &PutPayload,
+    mode: &PutMode,
+) -> Result<PutResult> {
+    let directory = file.parent().unwrap_or(root);
+    let fail = |error| not_written(root, location, error);
+    match file.symlink_metadata() {
+        Ok(found) if found.is_dir() => return Err(generic(io::ErrorKind::IsADirectory.into())),
+        Ok(_) if *mode == PutMode::Create => return Err(taken(root, location, file)),
+        _ => {}
+    }
+    let mut staged = Staged::create(root, directory).map_err(fail)?;
+    for part in payload {
+        staged.file.write_all(part).map_err(generic)?;
+    }
+    staged.file.sync_all().map_err(generic)?;
+    // Tidiness must never stand in the way of a write.
+    if let Err(error) = remove_abandoned(directory, &staged.file) {
+        tracing::debug!(%error, directory = %directory.display(), "could not look for abandoned files");
+    }
+    let e_tag = Some(e_tag(&staged.file.metadata().map_err(generic)?));
+    match mode {
+        PutMode::Create => match staged.publish_new(file) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                return Err(taken(root, location, file));
+            }
+            result => result.map_err(fail)?,
+        },
+        PutMode::Overwrite => fs::rename(&staged.path, file).map_err(fail)?,
+        PutMode::Update(_) => return Err(not_implemented("conditional update")),
+    }
+    drop(staged);
+    sync_chain(root, directory).map_err(generic)?;
+    Ok(PutResult { e_tag, version: None, extensions: Extensions::default() })
+}
+
+/// The name is taken: makes sure that what stands there will survive a crash, then says so.
+fn taken(root: &FsPath, location: &str, file: &FsPath) -> Error {
+    let synced = File::open(file).and_then(|open| open.sync_all());
+    match synced.and_then(|()| sync_chain(root, file.parent().unwrap_or(root))) {
+        Ok(()) => {
+            let source = io::Error::from(io::ErrorKind::AlreadyExists);
+            Error::AlreadyExists { path: location.to_owned(), source: Box::new(source) }
+        }
+        Err(error) => generic(error),
+    }
+}
+
+fn not_implemented(operation: &str) -> Error {
+    Error::NotImplemented { operation: operation.to_owned(), implementer: "local directory".to_owned() }
+}
+
+/// As in object_store: changes whenever the file is replaced.
+fn e_tag(metadata: &Metadata) -> String {
+    let modified = metadata.modified().ok().and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
+    format!("{:x}-{:x}-{:x}", metadata.ino(), modified.unwrap_or_default().as_micros(), metadata.size())
+}
+
+fn meta(location: Path, metadata: &Metadata) -> Result<ObjectMeta> {
+    let last_modified = metadata.modified().map_err(generic)?.into();
+    Ok(ObjectMeta {
+        location,
+        last_modified,
+        size: metadata.len(),
+        e_tag: Some(e_tag(metadata)),
+        version: None,
+    })
+}
+
+/// Opens an object and decides which of its bytes were asked for.
+fn open(
+    root: &FsPath,
+    file: &FsPath,
+    location: Path,
+    options: &GetOptions,
+) -> Result<(File, ObjectMeta, Range<u64>)> {
+    let opened = File::open(file).map_err(|error| not_found(root, location.as_ref(), error))?;
+    let metadata = opened.metadata().map_err(generic)?;
+    if !metadata.is_file() {
+        return Err(not_found(root, location.as_ref(), io::ErrorKind::IsADirectory.into()));
+    }
+    let meta = meta(location, &metadata)?;
+    options.check_preconditions(&meta)?;
+    let range = match &options.range {
+        None => 0..meta.size,
+        Some(range) => range.as_range(meta.size).map_err(|_| {
+            let source = Box::new(BehindEnd(meta.size));
+            Error::Generic { store: "local directory", source }
+        })?,
+    };
+    Ok((opened, meta, range))
+}
+
+/// Reads a part of a file; less than asked for only at its end.
+fn read_at(file: &File, range: &Range<u64>) -> Result<Bytes> {
+    let wanted = usize::try_from((range.end - range.start).min(READ_BYTES)).unwrap_or_default();
+    let mut buffer = vec![0; wanted];
+    let mut filled = 0;
+    while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, range.start + filled as u64) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(generic(error)),
+        }
+    }
+    buffer.truncate(filled);
+    Ok(buffer.into())
+}
+
+fn read_stream(file: File, range: Range<u64>) -> BoxStream<'static, Result<Bytes>> {
+    let file = Arc::new(file);
+    futures::stream::try_unfold((file, range), |(file, mut range)| async move {
+        if range.is_empty() {
+            return Ok(None);
+        }
+        let (shared, part) = (Arc::clone(&file), range.clone());
+        let bytes = blocking(move || read_at(&shared, &part)).await?;
+        range.start += bytes.len() as u64;
+        // A file that became shorter ends here; the reader compares lengths.
+        Ok((!bytes.is_empty()).then_some((bytes, (file, range))))
+    })
+    .boxed()
+}
+
+/// One entry of a directory. Orders as its keys do: a directory stands where its name with a `/` would.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Entry {
+    key: String,
+    size_and_tag: Option<(u64, String, std::time::SystemTime)>,
+}
+
+impl Entry {
+    fn is_directory(&self) -> bool {
+        self.key.ends_with('/')
+    }
+
+    fn meta(self) -> Result<ObjectMeta> {
+        let location = Path::parse(&self.key)?;
+        let (size, e_tag, modified) = self.size_and_tag.unwrap_or((0, String::new(), std::time::UNIX_EPOCH));
+        Ok(ObjectMeta { location, last_modified: modified.into(), size, e_tag: Some(e_tag), version: None })
+    }
+}
+
+/// The entries of one directory whose keys begin with `prefix` (empty, or ending in `/`), in order. A directory
+/// that is not there has none, unless it is the root.
+fn read_directory(root: &FsPath, prefix: &str) -> Result<Vec<Entry>> {
+    let directory = root.join(prefix);
+    let entries = match fs::read_dir(&directory) {
+        Ok(entries) => entries,
+        Err(error) => {
+            return match not_found(root, prefix, error) {
+                Error::NotFound { source, .. } if !source.is::<RootMissing>() => Ok(Vec::new()),
+                error => Err(error),
+            };
+        }
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(generic)?;
+        let name = entry.file_name();
+        let Some(name) = name.to_str().filter(|name| !name.chars().any(char::is_control)) else {
+            tracing::warn!(path = %entry.path().display(), "passing over a file whose name can't be a key");
+            continue;
+        };
+        if name.starts_with(STAGED) {
+            continue;
+        }
+        // Follows links; what vanished meanwhile, or points nowhere, is not there.
+        let Ok(metadata) = fs::metadata(entry.path()) else { continue };
+        if metadata.is_dir() {
+            found.push(Entry { key: format!("{prefix}{name}/"), size_and_tag: None });
+        } else if metadata.is_file() {
+            let modified = metadata.modified().map_err(generic)?;
+            let size_and_tag = Some((metadata.len(), e_tag(&metadata), modified));
+            found.push(Entry { key: format!("{prefix}{name}"), size_and_tag });
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// Could anything under this entry come after `offset`?
+fn is_after(entry: &Entry, offset: &str) -> bool {
+    entry.key.as_str() > offset || (entry.is_directory() && offset.starts_with(&entry.key))
+}
+
+fn walk(
+    root: Arc<PathBuf>,
+    prefix: String,
+    offset: Option<String>,
+) -> BoxStream<'static, Result<ObjectMeta>> {
+    // A stack of what is still to come, the next at its end; one directory at a time is read.
+    let first = vec![Entry { key: prefix, size_and_tag: None }];
+    futures::stream::try_unfold((root, first, offset), |(root, mut stack, offset)| async move {
+        loop {
+            let Some(entry) = stack.pop() else { return Ok(None) };
+            if entry.size_and_tag.is_some() {
+                return Ok(Some((entry.meta()?, (root, stack, offset))));
+            }
+            let (at, after) = (Arc::clone(&root), offset.clone());
+            let entries = blocking(move || {
+                let mut entries = read_directory(&at, &entry.key)?;
+                entries.retain(|entry| after.as_deref().is_none_or(|after| is_after(entry, after)));
+                Ok(entries)
+            })
+            .await?;
+            stack.extend(entries.into_iter().rev());
+        }
+    })
+    .boxed()
+}
+
+fn with_slash(prefix: Option<&Path>) -> String {
+    match prefix {
+        Some(prefix) if !prefix.as_ref().is_empty() => format!("{prefix}/"),
+        _ => String::new(),
+    }
+}
+
+fn delete(root: &FsPath, location: &Path, file: &FsPath) -> Result<()> {
+    fs::remove_file(file).map_err(|error| not_found(root, location.as_ref(), error))?;
+    // A prefix without objects is no prefix: empty directories go, as far up as they are empty.
+    for directory in file.ancestors().skip(1).take_while(|directory| *directory != root) {
+        if fs::remove_dir(directory).is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl ObjectStore for LocalStore {
+    async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
+        let (root, file, location) = (Arc::clone(&self.root), self.file(location)?, location.to_string());
+        blocking(move || put(&root, &location, &file, &payload, &opts.mode)).await
+    }
+
+    async fn put_multipart_opts(&self, _: &Path, _: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+        Err(not_implemented("multipart upload"))
+    }
+
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        let (root, file, location) = (Arc::clone(&self.root), self.file(location)?, location.clone());
+        let head = options.head;
+        let (file, meta, range) = blocking(move || open(&root, &file, location, &options)).await?;
+        let stream = if head { futures::stream::empty().boxed() } else { read_stream(file, range.clone()) };
+        let payload = GetResultPayload::Stream(stream);
+        Ok(GetResult {
+            payload,
+            meta,
+            range,
+            attributes: Attributes::new(),
+            extensions: Extensions::default(),
+        })
+    }
+
+    async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        let mut parts = Vec::with_capacity(ranges.len());
+        for range in ranges {
+            let options = GetOptions::new().with_range(Some(range.clone()));
+            parts.push(self.get_opts(location, options).await?.bytes().await?);
+        }
+        Ok(parts)
+    }
+
+    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        let root = Arc::clone(&self.root);
+        locations
+            .and_then(move |location| {
+                let root = Arc::clone(&root);
+                async move {
+                    let file = Self { root: Arc::clone(&root) }.file(&location)?;
+                    blocking(move || delete(&root, &location, &file).map(|()| location)).await
+                }
+            })
+            .boxed()
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        walk(Arc::clone(&self.root), with_slash(prefix), None)
+    }
+
+    fn list_with_offset(
+        &self,
+        prefix: Option<&Path>,
+        offset: &Path,
+    ) -> BoxStream<'static, Result<ObjectMeta>> {
+        walk(Arc::clone(&self.root), with_slash(prefix), Some(offset.to_string()))
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        let (root, prefix) = (Arc::clone(&self.root), with_slash(prefix));
+        let entries = blocking(move || read_directory(&root, &prefix)).await?;
+        let (mut objects, mut common_prefixes) = (Vec::new(), Vec::new());
+        for entry in entries {
+            if entry.is_directory() {
+                common_prefixes.push(Path::parse(&entry.key)?);
+            } else {
+                objects.push(entry.meta()?);
+            }
+        }
+        Ok(ListResult { common_prefixes, objects, extensions: Extensions::default() })
+    }
+
+    async fn copy_opts(&self, _: &Path, _: &Path, _: CopyOptions) -> Result<()> {
+        Err(not_implemented("copy"))
+    }
+
+    async fn rename_opts(&self, _: &Path, _: &Path, _: RenameOptions) -> Result<()> {
+        Err(not_implemented("rename"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Bench {
+        directory: tempfile::TempDir,
+        store: LocalStore,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let store = LocalStore::new(directory.path().to_path_buf());
+            Self { directory, store }
+        }
+
+        async fn put(&self, key: &str, bytes: &'static [u8]) -> Result<PutResult> {
+            let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+            self.store.put_opts(&Path::from(key), PutPayload::from_static(bytes), options).await
+        }
+
+        async fn list(&self, prefix: &str, after: Option<&str>) -> Vec<String> {
+            let prefix = (!prefix.is_empty()).then(|| Path::from(prefix));
+            let stream = match after {
+                Some(after) => self.store.list_with_offset(prefix.as_ref(), &Path::from(after)),
+                None => self.store.list(prefix.as_ref()),
+            };
+            stream.map_ok(|meta| meta.location.to_string()).try_collect().await.unwrap()
+        }
+
+        fn files(&self) -> Vec<String> {
+            let mut found = Vec::new();
+            let mut waiting = vec![self.directory.path().to_path_buf()];
+            while let Some(directory) = waiting.pop() {
+                for entry in fs::read_dir(directory).unwrap() {
+                    let path = entry.unwrap().path();
+                    if path.is_dir() {
+                        waiting.push(path);
+                    } else {
+                        found.push(path.file_name().unwrap().to_str().unwrap().to_owned());
+                    }
+                }
+            }
+            found
+        }
+    }
+
+    #[tokio::test]
+    async fn the_first_create_wins_and_leaves_nothing_else() {
+        let bench = Bench::new();
+        bench.put("a/b/c", b"first").await.unwrap();
+        let refused = bench.put("a/b/c", b"second").await.unwrap_err();
+        assert!(matches!(refused, Error::AlreadyExists { .. }), "{refused}");
+        assert_eq!(fs::read(bench.directory.path().join("a/b/c")).unwrap(), b"first");
+        assert_eq!(bench.files(), ["c"]);
+    }
+
+    #[tokio::test]
+    async fn listings_are_in_the_order_of_keys_and_go_on_after_one() {
+        let bench = Bench::new();
+        // '-' and '.' sort before '/', digits after it.
+        for key in ["a/x", "a-b", "a.b/y", "a0", "a/sub/z", "b"] {
+            bench.put(key, b"x").await.unwrap();
+        }
+        let all = ["a-b", "a.b/y", "a/sub/z", "a/x", "a0", "b"];
+        assert_eq!(bench.list("", None).await, all);
+        for (n, after) in all.iter().enumerate() {
+            assert_eq!(bench.list("", Some(after)).await, all[n + 1..], "after {after}");
+        }
+        assert_eq!(bench.list("", Some("a/m")).await, all[2..]);
+        assert_eq!(bench.list("a", None).await, ["a/sub/z", "a/x"]);
+        assert_eq!(bench.list("nowhere", None).await, [""; 0]);
+    }
+
+    #[tokio::test]
+    async fn staged_files_are_never_listed_and_old_ones_are_removed() {
+        let bench = Bench::new();
+        let staged = |name: &str| bench.directory.path().join(format!("{STAGED}{name}"));
+        fs::write(staged("old"), b"torn").unwrap();
+        fs::write(staged("new"), b"being written").unwrap();
+        let long_ago = std::time::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+        File::options().write(true).open(staged("old")).unwrap().set_modified(long_ago).unwrap();
+        bench.put("a", b"x").await.unwrap();
+        assert_eq!(bench.list("", None).await, ["a"]);
+        assert!(!staged("old").try_exists().unwrap());
+        assert!(staged("new").try_exists().unwrap());
+        assert!(bench.put(&format!("b/{STAGED}x"), b"x").await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_missing_directory_is_told_from_a_missing_object() {
+        let bench = Bench::new();
+        let missing = |error: Error| match error {
+            Error::NotFound { source, .. } => source.is::<RootMissing>(),
+            error => panic!("{error}"),
+        };
+        let get = |store: &LocalStore| {
+            let store = LocalStore { root: Arc::clone(&store.root) };
+            async move { store.get_opts(&Path::from("a"), GetOptions::new()).await.unwrap_err() }
+        };
+        assert!(!missing(get(&bench.store).await));
+        let gone = LocalStore::new(bench.directory.path().join("gone"));
+        assert!(missing(get(&gone).await));
+        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        let put = gone.put_opts(&Path::from("a/b"), PutPayload::from_static(b"x"), options).await;
+        assert!(missing(put.unwrap_err()));
+        assert!(missing(gone.list(None).try_next().await.unwrap_err()));
+    }
+
+    #[tokio::test]
+    async fn a_directory_is_no_object_and_an_object_no_directory() {
+        let bench = Bench::new();
+        bench.put("a/b", b"x").await.unwrap();
+        let get = bench.store.get_opts(&Path::from("a"), GetOptions::new()).await.unwrap_err();
+        assert!(matches!(get, Error::NotFound { .. }), "{get}");
+        assert!(matches!(bench.put("a", b"x").await.unwrap_err(), Error::Generic { .. }));
+        assert!(matches!(bench.put("a/b/c", b"x").await.unwrap_err(), Error::Generic { .. }));
+        assert_eq!(bench.files(), ["b"]);
+    }
+
+    #[tokio::test]
+    async fn removing_the_last_object_removes_its_directories_but_not_the_root() {
+        let bench = Bench::new();
+        bench.put("a/b/c", b"x").await.unwrap();
+        bench.put("a/d", b"x").await.unwrap();
+        let remove = |key: &str| {
+            let location = futures::stream::once(futures::future::ready(Ok(Path::from(key)))).boxed();
+            bench.store.delete_stream(location).try_collect::<Vec<_>>()
+        };
+        remove("a/b/c").await.unwrap();
+        let level = bench.store.list_with_delimiter(Some(&Path::from("a"))).await.unwrap();
+        assert_eq!(level.common_prefixes, []);
+        remove("a/d").await.unwrap();
+        assert!(matches!(remove("a/d").await.unwrap_err(), Error::NotFound { .. }));
+        assert!(bench.directory.path().try_exists().unwrap());
+        assert_eq!(bench.list("", None).await, [""; 0]);
+    }
+}

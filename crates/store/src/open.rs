@@ -1,0 +1,544 @@
+//! Opening a store: from URL, settings and environment to a client.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderValue;
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, Checksum, S3ConditionalPut};
+use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
+use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
+use object_store::{
+    Attribute, Attributes, BackoffConfig, Certificate, ClientOptions, ObjectStore, RetryConfig,
+};
+use url::Url;
+
+use crate::config::{CONNECT_TIMEOUT, StoreConfig, UploadChecksum};
+use crate::counters::Counters;
+use crate::environment::Environment;
+use crate::error::{Cause, StoreError};
+use crate::http::{CountingConnector, chain};
+use crate::local::LocalStore;
+use crate::store::{Store, Transport};
+use crate::url::{Scheme, StoreUrl};
+
+/// Idle connections are dropped before the services drop them, so that a request rarely meets a closing one.
+const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(15);
+/// A certificate bundle is never larger, in bytes.
+const CA_BUNDLE_BYTES_MAX: u64 = 16 << 20;
+/// Azure's emulator has one account, whose name and key are the same everywhere and public.
+const EMULATOR_ACCOUNT: &str = "devstoreaccount1";
+const EMULATOR_KEY: &str =
+    "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
+const EMULATOR_ENDPOINT: &str = "http://127.0.0.1:10000";
+
+impl Store {
+    /// Opens the store at `url`. Nothing is sent yet: wrong credentials and missing buckets show with the first
+    /// request.
+    ///
+    /// # Errors
+    /// [`StoreError::Config`] when the settings contradict each other or can't be used.
+    pub fn open(url: &StoreUrl, config: &StoreConfig, environment: &Environment) -> Result<Self, StoreError> {
+        install_tls();
+        let counters: Arc<Counters> = Arc::default();
+        let setup = Setup { url, config, environment, counters: &counters };
+        let (objects, transport, attributes) = match url.scheme() {
+            Scheme::File => {
+                let directory = url.directory().unwrap_or_default();
+                let objects: Arc<dyn ObjectStore> = Arc::new(LocalStore::new(directory));
+                (objects, Transport::Direct, Attributes::new())
+            }
+            Scheme::S3 => (setup.s3()?, Transport::Http, storage_class(config.s3.storage_class.as_deref())?),
+            Scheme::Azure => {
+                (setup.azure()?, Transport::Http, storage_class(config.azure.access_tier.as_deref())?)
+            }
+            Scheme::Gcs => {
+                (setup.gcs()?, Transport::Http, storage_class(config.gcs.storage_class.as_deref())?)
+            }
+        };
+        Ok(Self::new(url.clone(), objects, transport, config.try_limits(), attributes, counters))
+    }
+
+    /// Makes the directory of a `file://` store if it is missing; does nothing for the others, whose buckets are
+    /// for their owners to make.
+    ///
+    /// # Errors
+    /// [`StoreError::LocalIo`].
+    pub async fn create_root(&self) -> Result<(), StoreError> {
+        let Some(directory) = self.url().directory() else { return Ok(()) };
+        let path = directory.display().to_string();
+        let made = tokio::task::spawn_blocking(move || LocalStore::create_root(&directory)).await;
+        let made = made.map_err(|error| StoreError::Internal { message: error.to_string() })?;
+        made.map_err(|source| StoreError::LocalIo { action: "make the directory", path, source })
+    }
+}
+
+/// Chooses ring for TLS, once for the process; another choice of the embedding program stands.
+fn install_tls() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+    });
+}
+
+/// All repetition is ours: see [`crate::RetryBudget`].
+fn no_retries() -> RetryConfig {
+    RetryConfig { backoff: BackoffConfig::default(), max_retries: 0, retry_timeout: Duration::ZERO }
+}
+
+fn storage_class(class: Option<&str>) -> Result<Attributes, StoreError> {
+    let Some(class) = class else { return Ok(Attributes::new()) };
+    if class.is_empty() || !class.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+        return Err(StoreError::config(format!("storage class is not valid class={class:?}"), None));
+    }
+    if ["GLACIER", "DEEP_ARCHIVE", "ARCHIVE"].contains(&class.to_ascii_uppercase().as_str()) {
+        let hint = "objects of this class must be restored for hours before they can be read: use a lifecycle rule \
+                    for what is old, and one that can be read at once for what is new";
+        return Err(StoreError::config(
+            format!("storage class can't be read at once class={class}"),
+            Some(hint),
+        ));
+    }
+    Ok(Attributes::from_iter([(Attribute::StorageClass, class.to_owned())]))
+}
+
+/// Checks an endpoint and takes it apart.
+fn parse_endpoint(what: &str, endpoint: &str) -> Result<Url, StoreError> {
+    let refuse = |reason: &str| Err(StoreError::config(format!("{what} is not valid: {reason}"), None));
+    let Ok(url) = Url::parse(endpoint) else {
+        return refuse("write it as https://host or https://host:port");
+    };
+    if !url.username().is_empty() || url.password().is_some() {
+        return refuse("credentials come from the environment, never from a URL");
+    }
+    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
+        return refuse("write it as https://host or https://host:port");
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return refuse("it has a query or a fragment");
+    }
+    Ok(url)
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
+fn client_error(service: &str, error: &object_store::Error) -> StoreError {
+    StoreError::Config {
+        message: format!("{service} client can't be set up"),
+        hint: Some("look at the settings and at the vendor's environment variables"),
+        source: Some(Cause::detail(chain(error))),
+    }
+}
+
+/// What every builder needs.
+struct Setup<'a> {
+    url: &'a StoreUrl,
+    config: &'a StoreConfig,
+    environment: &'a Environment,
+    counters: &'a Arc<Counters>,
+}
+
+impl Setup<'_> {
+    fn bucket(&self) -> &str {
+        self.url.bucket().unwrap_or_default()
+    }
+
+    fn connector(&self) -> CountingConnector {
+        CountingConnector { counters: Arc::clone(self.counters), bucket: self.bucket().to_owned() }
+    }
+
+    /// Refuses plain HTTP unless it is allowed or stays on this machine.
+    fn allow_http(&self, endpoint: Option<&Url>, variable: &str) -> Result<bool, StoreError> {
+        let Some(endpoint) = endpoint.filter(|endpoint| endpoint.scheme() == "http") else {
+            return Ok(false);
+        };
+        let by_variable =
+            self.environment.get(variable).is_some_and(|value| value.eq_ignore_ascii_case("true"));
+        if self.config.allow_http || by_variable || is_loopback(endpoint) {
+            return Ok(true);
+        }
+        let hint = "use https, or set allow_http = true if the network in between may be trusted";
+        Err(StoreError::config(format!("endpoint is not encrypted endpoint={endpoint}"), Some(hint)))
+    }
+
+    fn client_options(&self, allow_http: bool) -> Result<ClientOptions, StoreError> {
+        let agent = HeaderValue::from_static(concat!("walden/", env!("CARGO_PKG_VERSION")));
+        let mut options = ClientOptions::new()
+            .with_user_agent(agent)
+            .with_allow_http(allow_http)
+            // Every try has its own deadline, which depends on its size.
+            .with_timeout_disabled()
+            .with_connect_timeout(self.config.connect_timeout.unwrap_or(CONNECT_TIMEOUT))
+            .with_pool_idle_timeout(POOL_IDLE_TIMEOUT)
+            .with_default_content_type("application/octet-stream")
+            .with_content_type_for_suffix("zst", "application/zstd")
+            .with_content_type_for_suffix("json", "application/json");
+        let bundle = self.config.ca_bundle.as_deref();
+        for certificate in read_ca_bundle(bundle.or(self.environment.get("AWS_CA_BUNDLE").map(Path::new)))? {
+            options = options.with_root_certificate(certificate);
+        }
+        Ok(options)
+    }
+
+    fn s3(&self) -> Result<Arc<dyn ObjectStore>, StoreError> {
+        let settings = &self.config.s3;
+        let mut builder = AmazonS3Builder::new();
+        for (name, value) in self.environment.with_prefix("AWS_") {
+            use AmazonS3ConfigKey as K;
+            match name.to_ascii_lowercase().parse::<K>() {
+                // These are ours to decide; the rest is as object_store's own from_env reads it.
+                Err(_) | Ok(K::Bucket | K::Client(_) | K::ConditionalPut | K::CopyIfNotExists) => {}
+                Ok(key) => builder = builder.with_config(key, value),
+            }
+        }
+        if let Some(endpoint) = &settings.endpoint {
+            builder = builder.with_config(AmazonS3ConfigKey::S3Endpoint, endpoint);
+        }
+        if let Some(region) = &settings.region {
+            builder = builder.with_region(region);
+        }
+        let endpoint = builder
+            .get_config_value(&AmazonS3ConfigKey::S3Endpoint)
+            .or_else(|| builder.get_config_value(&AmazonS3ConfigKey::Endpoint))
+            .map(|endpoint| parse_endpoint("S3 endpoint", &endpoint))
+            .transpose()?;
+        let allow_http = self.allow_http(endpoint.as_ref(), "AWS_ALLOW_HTTP")?;
+        builder = self.s3_addressing(builder, endpoint.as_ref())?;
+        builder = self.s3_encryption(builder)?;
+        if settings.unsigned_payload {
+            if allow_http {
+                let hint = "the signature is what protects the data on an unencrypted connection";
+                return Err(StoreError::config("s3.unsigned_payload needs https", Some(hint)));
+            }
+            builder = builder.with_unsigned_payload(true);
+        }
+        if let Some(checksum) = settings.checksum {
+            builder = builder.with_checksum_algorithm(match checksum {
+                UploadChecksum::Sha256 => Checksum::SHA256,
+                UploadChecksum::Crc64nvme => Checksum::CRC64NVME,
+            });
+        }
+        builder = self.s3_credentials(builder)?;
+        let client = builder
+            .with_bucket_name(self.bucket())
+            .with_conditional_put(S3ConditionalPut::ETagMatch)
+            .with_client_options(self.client_options(allow_http)?)
+            .with_retry(no_retries())
+            .with_http_connector(self.connector())
+            .build();
+        Ok(Arc::new(client.map_err(|error| client_error("S3", &error))?))
+    }
+
+    /// Decides between the bucket in the path and in the host name.
+    fn s3_addressing(
+        &self,
+        builder: AmazonS3Builder,
+        endpoint: Option<&Url>,
+    ) -> Result<AmazonS3Builder, StoreError> {
+        let bucket = self.bucket();
+        let by_variable = self
+            .environment
+            .get("AWS_VIRTUAL_HOSTED_STYLE_REQUEST")
+            .map(|value| !matches!(value.to_ascii_lowercase().as_str(), "true" | "1" | "yes" | "on"));
+        // A certificate for *.s3.amazonaws.com does not cover a name with more dots.
+        let unless_set = endpoint.is_some() || bucket.contains('.') || bucket.contains('_');
+        let path_style = self.config.s3.path_style.or(by_variable).unwrap_or(unless_set);
+        let builder = builder.with_virtual_hosted_style_request(!path_style);
+        let Some(endpoint) = endpoint.filter(|_| !path_style) else { return Ok(builder) };
+        let host = endpoint.host_str().unwrap_or_default();
+        if host.starts_with(&format!("{bucket}.")) {
+            return Ok(builder);
+        }
+        let mut with_bucket = endpoint.clone();
+        if with_bucket.set_host(Some(&format!("{bucket}.{host}"))).is_err() {
+            let message = "bucket can't go into this endpoint's host name: set s3.path_style = true";
+            return Err(StoreError::config(message, None));
+        }
+        let text = with_bucket.as_str().trim_end_matches('/');
+        Ok(builder.with_config(AmazonS3ConfigKey::S3Endpoint, text))
+    }
+
+    fn s3_encryption(&self, mut builder: AmazonS3Builder) -> Result<AmazonS3Builder, StoreError> {
+        let settings = &self.config.s3;
+        // object_store keeps the enum of these keys to itself, but knows them by their names.
+        let key = |name: &str| name.parse().map_err(|error| client_error("S3", &error));
+        let sse_key: AmazonS3ConfigKey = key("aws_server_side_encryption")?;
+        if let Some(sse) = settings.sse {
+            builder = builder.with_config(sse_key, sse.as_str());
+        }
+        if let Some(id) = &settings.kms_key_id {
+            if !builder.get_config_value(&sse_key).is_some_and(|sse| sse.starts_with("aws:kms")) {
+                return Err(StoreError::config(
+                    "s3.kms_key_id needs s3.sse = \"aws:kms\" or \"aws:kms:dsse\"",
+                    None,
+                ));
+            }
+            builder = builder.with_config(key("aws_sse_kms_key_id")?, id);
+        }
+        if let Some(enabled) = settings.bucket_key {
+            builder = builder.with_config(key("aws_sse_bucket_key_enabled")?, enabled.to_string());
+        }
+        Ok(builder)
+    }
+
+    /// Whether credentials can only come from what object_store does not read: the AWS configuration files.
+    fn wants_aws_sdk(&self) -> Option<&str> {
+        let env = |name| self.environment.get(name);
+        let has_keys = env("AWS_ACCESS_KEY_ID").is_some() || env("AWS_SKIP_SIGNATURE").is_some();
+        match &self.config.s3.profile {
+            Some(profile) => Some(profile),
+            None if has_keys => None,
+            None => env("AWS_PROFILE").or_else(|| env("AWS_DEFAULT_PROFILE")),
+        }
+    }
+
+    #[cfg(not(feature = "aws-sdk"))]
+    fn s3_credentials(&self, builder: AmazonS3Builder) -> Result<AmazonS3Builder, StoreError> {
+        match self.wants_aws_sdk() {
+            None => Ok(builder),
+            Some(profile) => {
+                let hint = "build walden with the cargo feature aws-sdk, or set AWS_ACCESS_KEY_ID and \
+                            AWS_SECRET_ACCESS_KEY";
+                let message = format!("this build can't read AWS profiles profile={profile}");
+                Err(StoreError::config(message, Some(hint)))
+            }
+        }
+    }
+
+    #[cfg(feature = "aws-sdk")]
+    fn s3_credentials(&self, builder: AmazonS3Builder) -> Result<AmazonS3Builder, StoreError> {
+        let env = |name| self.environment.get(name).is_some();
+        let known_to_object_store = env("AWS_ACCESS_KEY_ID")
+            || env("AWS_SKIP_SIGNATURE")
+            || env("AWS_WEB_IDENTITY_TOKEN_FILE")
+            || env("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI")
+            || env("AWS_CONTAINER_CREDENTIALS_FULL_URI");
+        match self.wants_aws_sdk() {
+            None if known_to_object_store => Ok(builder),
+            profile => {
+                let region = builder.get_config_value(&AmazonS3ConfigKey::Region);
+                let provider = crate::aws_sdk::SdkCredentials::new(profile.map(str::to_owned), region);
+                Ok(builder.with_credentials(Arc::new(provider)))
+            }
+        }
+    }
+
+    fn azure(&self) -> Result<Arc<dyn ObjectStore>, StoreError> {
+        use AzureConfigKey as K;
+        let settings = &self.config.azure;
+        let mut builder = MicrosoftAzureBuilder::new();
+        // Names of Azure's own tools that object_store does not know, first, so that its own win.
+        let aliases = [
+            ("AZURE_STORAGE_ACCOUNT", K::AccountName),
+            ("AZURE_STORAGE_KEY", K::AccessKey),
+            ("IDENTITY_ENDPOINT", K::MsiEndpoint),
+        ];
+        for (name, key) in aliases {
+            if let Some(value) = self.environment.get(name) {
+                builder = builder.with_config(key, value);
+            }
+        }
+        for (name, value) in self.environment.with_prefix("AZURE_") {
+            match name.to_ascii_lowercase().parse::<K>() {
+                Err(_) | Ok(K::ContainerName | K::UseEmulator | K::Client(_)) => {}
+                Ok(key) => builder = builder.with_config(key, value),
+            }
+        }
+        let by_variable = self.environment.get("AZURE_STORAGE_USE_EMULATOR") == Some("true");
+        let mut endpoint = settings.endpoint.clone();
+        if settings.use_emulator || by_variable {
+            let base = endpoint.as_deref().or(self.environment.get("AZURITE_BLOB_STORAGE_URL"));
+            let base = base.unwrap_or(EMULATOR_ENDPOINT).trim_end_matches('/');
+            endpoint = Some(format!("{base}/{EMULATOR_ACCOUNT}"));
+            builder = builder.with_account(EMULATOR_ACCOUNT).with_access_key(EMULATOR_KEY);
+        }
+        if let Some(account) = &settings.account {
+            builder = builder.with_account(account);
+        }
+        if let Some(endpoint) = endpoint {
+            builder = builder.with_endpoint(endpoint);
+        }
+        if builder.get_config_value(&K::AccountName).is_none() {
+            let hint = "set azure.account or AZURE_STORAGE_ACCOUNT_NAME";
+            return Err(StoreError::config("no Azure storage account is named", Some(hint)));
+        }
+        let endpoint = builder
+            .get_config_value(&K::Endpoint)
+            .map(|endpoint| parse_endpoint("Azure endpoint", &endpoint))
+            .transpose()?;
+        let allow_http = self.allow_http(endpoint.as_ref(), "AZURE_ALLOW_HTTP")?;
+        let client = builder
+            .with_container_name(self.bucket())
+            .with_client_options(self.client_options(allow_http)?)
+            .with_retry(no_retries())
+            .with_http_connector(self.connector())
+            .build();
+        Ok(Arc::new(client.map_err(|error| client_error("Azure", &error))?))
+    }
+
+    fn gcs(&self) -> Result<Arc<dyn ObjectStore>, StoreError> {
+        use GoogleConfigKey as K;
+        let settings = &self.config.gcs;
+        let mut builder = GoogleCloudStorageBuilder::new();
+        if let Some(path) = self.environment.get("SERVICE_ACCOUNT") {
+            builder = builder.with_config(K::ServiceAccount, path);
+        }
+        for (name, value) in self.environment.with_prefix("GOOGLE_") {
+            match name.to_ascii_lowercase().parse::<K>() {
+                Err(_) | Ok(K::Bucket | K::Client(_)) => {}
+                Ok(key) => builder = builder.with_config(key, value),
+            }
+        }
+        if let Some(path) = &settings.service_account {
+            builder = builder.with_config(K::ServiceAccount, path.display().to_string());
+        }
+        if let Some(endpoint) = &settings.endpoint {
+            builder = builder.with_config(K::BaseUrl, endpoint.trim_end_matches('/'));
+        }
+        let endpoint = builder
+            .get_config_value(&K::BaseUrl)
+            .or_else(|| self.gcs_endpoint_of_key(&builder))
+            .map(|endpoint| parse_endpoint("GCS endpoint", &endpoint))
+            .transpose()?;
+        let allow_http = self.allow_http(endpoint.as_ref(), "GOOGLE_ALLOW_HTTP")?;
+        let client = builder
+            .with_bucket_name(self.bucket())
+            .with_client_options(self.client_options(allow_http)?)
+            .with_retry(no_retries())
+            .with_http_connector(self.connector())
+            .build();
+        Ok(Arc::new(client.map_err(|error| client_error("GCS", &error))?))
+    }
+
+    /// A key may name an endpoint of its own, as those of emulators do.
+    #[expect(clippy::unused_self, reason = "reads as one of the setup's questions")]
+    fn gcs_endpoint_of_key(&self, builder: &GoogleCloudStorageBuilder) -> Option<String> {
+        #[derive(serde::Deserialize)]
+        struct Key {
+            gcs_base_url: Option<String>,
+        }
+        let text = match builder.get_config_value(&GoogleConfigKey::ServiceAccountKey) {
+            Some(key) => key,
+            None => {
+                std::fs::read_to_string(builder.get_config_value(&GoogleConfigKey::ServiceAccount)?).ok()?
+            }
+        };
+        serde_json::from_str::<Key>(&text).ok()?.gcs_base_url
+    }
+}
+
+fn read_ca_bundle(path: Option<&Path>) -> Result<Vec<Certificate>, StoreError> {
+    let Some(path) = path else { return Ok(Vec::new()) };
+    let failed = |source| StoreError::LocalIo {
+        action: "read the certificate bundle",
+        path: path.display().to_string(),
+        source,
+    };
+    let bytes = std::fs::metadata(path).map_err(failed)?.len();
+    if bytes > CA_BUNDLE_BYTES_MAX {
+        return Err(StoreError::config(
+            format!("certificate bundle is too large path={}", path.display()),
+            None,
+        ));
+    }
+    let pem = std::fs::read(path).map_err(failed)?;
+    let certificates = Certificate::from_pem_bundle(&pem).map_err(|error| client_error("TLS", &error))?;
+    if certificates.is_empty() {
+        let message = format!("certificate bundle holds no certificate path={}", path.display());
+        return Err(StoreError::config(message, Some("it must be a PEM file")));
+    }
+    Ok(certificates)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(url: &str, config: &str, environment: &[(&str, &str)]) -> Result<Store, StoreError> {
+        let environment = environment.iter().copied().collect();
+        Store::open(&url.parse().unwrap(), &serde_json::from_str(config).unwrap(), &environment)
+    }
+
+    const KEYS: [(&str, &str); 2] =
+        [("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE"), ("AWS_SECRET_ACCESS_KEY", "sEcReT")];
+
+    #[test]
+    fn every_scheme_opens_without_a_request() {
+        open("file:///nowhere", "{}", &[]).unwrap();
+        open("s3://bucket/prefix", "{}", &KEYS).unwrap();
+        open("az://container", r#"{"azure":{"use_emulator":true}}"#, &[]).unwrap();
+        let key = r#"{"private_key":"x","private_key_id":"x","client_email":"a@b.c","disable_oauth":true,
+                      "gcs_base_url":"http://127.0.0.1:1"}"#;
+        let store = open("gs://bucket", "{}", &[("GOOGLE_SERVICE_ACCOUNT_KEY", key)]).unwrap();
+        assert_eq!(store.counters().requests(), 0);
+    }
+
+    #[test]
+    fn nothing_shows_a_secret() {
+        let store = open("s3://bucket/prefix", "{}", &KEYS).unwrap();
+        assert!(!format!("{store:?}").contains("sEcReT"));
+        let refused =
+            open("s3://bucket", r#"{"s3":{"endpoint":"https://user:sEcReT@host"}}"#, &KEYS).unwrap_err();
+        assert!(!format!("{refused:?} {refused}").contains("sEcReT"), "{refused}");
+    }
+
+    #[test]
+    fn plain_http_is_for_this_machine_unless_allowed() {
+        let endpoint = |endpoint: &str, more: &str| {
+            open("s3://bucket", &format!(r#"{{"s3":{{"endpoint":"{endpoint}"}}{more}}}"#), &KEYS)
+        };
+        endpoint("http://127.0.0.1:9000", "").unwrap();
+        endpoint("http://localhost:9000", "").unwrap();
+        endpoint("http://[::1]:9000", "").unwrap();
+        endpoint("http://minio.example:9000", r#","allow_http":true"#).unwrap();
+        let refused = endpoint("http://minio.example:9000", "").unwrap_err();
+        assert!(refused.hint().unwrap().contains("allow_http"), "{refused}");
+        let environment =
+            [KEYS[0], KEYS[1], ("AWS_ENDPOINT_URL", "http://minio.example"), ("AWS_ALLOW_HTTP", "true")];
+        open("s3://bucket", "{}", &environment).unwrap();
+        open("s3://bucket", "{}", &environment[..3]).unwrap_err();
+    }
+
+    #[cfg(not(feature = "aws-sdk"))]
+    #[test]
+    fn a_profile_names_the_feature_that_it_needs() {
+        for refused in [
+            open("s3://bucket", "{}", &[("AWS_PROFILE", "backup")]),
+            open("s3://bucket", r#"{"s3":{"profile":"backup"}}"#, &KEYS),
+        ] {
+            let refused = refused.unwrap_err();
+            assert!(refused.to_string().contains("profile=backup"), "{refused}");
+            assert!(refused.hint().unwrap().contains("aws-sdk"));
+        }
+        open("s3://bucket", "{}", &[KEYS[0], KEYS[1], ("AWS_PROFILE", "backup")]).unwrap();
+    }
+
+    #[test]
+    fn settings_that_contradict_each_other_are_refused() {
+        for (url, config, reason) in [
+            ("s3://bucket", r#"{"s3":{"kms_key_id":"k"}}"#, "needs s3.sse"),
+            ("s3://bucket", r#"{"s3":{"sse":"AES256","kms_key_id":"k"}}"#, "needs s3.sse"),
+            ("s3://bucket", r#"{"s3":{"storage_class":"DEEP_ARCHIVE"}}"#, "can't be read at once"),
+            ("s3://bucket", r#"{"s3":{"storage_class":"A\nB"}}"#, "not valid"),
+            (
+                "s3://bucket",
+                r#"{"s3":{"endpoint":"http://127.0.0.1:1","unsigned_payload":true}}"#,
+                "needs https",
+            ),
+            ("s3://bucket", r#"{"s3":{"endpoint":"ftp://host"}}"#, "https://host"),
+            ("az://container", "{}", "no Azure storage account"),
+            ("s3://bucket", r#"{"ca_bundle":"/nowhere.pem"}"#, "certificate bundle"),
+        ] {
+            let refused = open(url, config, &KEYS).unwrap_err();
+            assert!(refused.to_string().contains(reason), "{config}: {refused}");
+        }
+        open("s3://bucket", r#"{"s3":{"sse":"aws:kms","kms_key_id":"k","bucket_key":true}}"#, &KEYS).unwrap();
+    }
+}

@@ -1,0 +1,368 @@
+//! Sealing: plain bytes in, hashed and compressed in one pass, a self-describing object out.
+//!
+//! The compressed bytes are kept in chunks, so that no buffer ever has to grow by copying and the object goes to
+//! the socket without being put together first.
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+use walden_core::{
+    CODEC_ZSTD, Incarnation, ObjectHeader, ObjectKind, SEALED_SCHEMA, SealedError, ServerName, WalIdentity,
+    Writer, encode_header_frame, encode_index_frame,
+};
+use zstd::zstd_safe::zstd_sys::ZSTD_EndDirective;
+use zstd::zstd_safe::{CCtx, CParameter, InBuffer, OutBuffer, ResetDirective, get_error_name};
+
+/// Size of one chunk of compressed bytes.
+const CHUNK_BYTES: usize = 256 << 10;
+
+/// How hard to compress: -7 (fastest) to 19. Above 19 a reader would need more memory than `zstd -d` grants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CompressionLevel(i32);
+
+impl CompressionLevel {
+    /// Level 1: some 500 MB/s a core on WAL, and within a tenth of what level 3 saves.
+    pub const DEFAULT: Self = Self(1);
+
+    /// A level from -7 to 19; 0 stands for zstd's own default, 3.
+    #[must_use]
+    pub fn new(level: i32) -> Option<Self> {
+        (-7..=19).contains(&level).then_some(Self(level))
+    }
+
+    /// The number.
+    #[must_use]
+    pub fn get(self) -> i32 {
+        self.0
+    }
+}
+
+/// Which hash names the contents of an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IdentityHash {
+    /// Of the plain bytes: two compressions of the same file are the same object.
+    Plain,
+    /// Of the stored frames: for packs, whose files have hashes of their own in the manifest.
+    Stored,
+}
+
+/// What the sealer can't know: the caller's part of the header.
+#[derive(Debug, Clone)]
+pub struct HeaderFields {
+    /// What the object holds.
+    pub kind: ObjectKind,
+    /// The name under which it belongs.
+    pub name: String,
+    /// The server it belongs to.
+    pub server: ServerName,
+    /// The incarnation it belongs to.
+    pub incarnation: Incarnation,
+    /// Who writes it.
+    pub writer: Writer,
+    /// For segments.
+    pub wal: Option<WalIdentity>,
+}
+
+/// A sealed object in memory, ready to be written.
+#[derive(Debug, Clone)]
+pub struct SealedObject {
+    header: ObjectHeader,
+    chunks: Vec<Bytes>,
+}
+
+impl SealedObject {
+    /// Its header.
+    #[must_use]
+    pub fn header(&self) -> &ObjectHeader {
+        &self.header
+    }
+
+    /// Its bytes, header frame first, in order.
+    #[must_use]
+    pub fn chunks(&self) -> &[Bytes] {
+        &self.chunks
+    }
+
+    /// Its size in bytes.
+    #[must_use]
+    pub fn object_bytes(&self) -> u64 {
+        self.chunks.iter().map(|chunk| chunk.len() as u64).sum()
+    }
+
+    /// Its bytes in one piece.
+    #[must_use]
+    pub fn to_vec(&self) -> Vec<u8> {
+        self.chunks.concat()
+    }
+}
+
+/// Where one frame lies among the stored frames of an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FrameExtent {
+    /// Distance of its first byte from the first stored frame's first byte.
+    pub stored_offset: u64,
+    /// Its length in bytes.
+    pub stored_bytes: u64,
+    /// Length of the plain bytes in it.
+    pub plain_bytes: u64,
+}
+
+/// Why bytes could not be sealed.
+#[derive(Debug, thiserror::Error)]
+pub enum SealError {
+    /// The compressor refused.
+    #[error("could not compress: {reason}")]
+    Zstd {
+        /// What it said.
+        reason: &'static str,
+    },
+    /// A frame was given more or fewer bytes than were announced: the file changed under our hands.
+    #[error("a frame got another number of bytes than announced announced={announced} given={given}")]
+    Length {
+        /// The number announced.
+        announced: u64,
+        /// The number given.
+        given: u64,
+    },
+    /// A frame was begun inside another, or written outside of one.
+    #[error("frames were begun and ended out of turn")]
+    Order,
+    /// Header or index do not fit into the format.
+    #[error("object does not fit the format")]
+    Format(#[from] SealedError),
+}
+
+fn zstd_error(code: usize) -> SealError {
+    SealError::Zstd { reason: get_error_name(code) }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct OpenFrame {
+    announced: u64,
+    given: u64,
+    stored_offset: u64,
+}
+
+/// Makes sealed objects, one after another, with one compressor that is reused.
+pub struct Sealer {
+    context: CCtx<'static>,
+    identity: IdentityHash,
+    plain_hash: Sha256,
+    stored_hash: Sha256,
+    plain_bytes: u64,
+    stored_bytes: u64,
+    chunks: Vec<Bytes>,
+    current: Vec<u8>,
+    open: Option<OpenFrame>,
+}
+
+impl std::fmt::Debug for Sealer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sealer").field("plain_bytes", &self.plain_bytes).finish_non_exhaustive()
+    }
+}
+
+impl Sealer {
+    /// A sealer that compresses at `level`.
+    ///
+    /// # Errors
+    /// [`SealError::Zstd`] when there is no memory for it.
+    pub fn new(level: CompressionLevel, identity: IdentityHash) -> Result<Self, SealError> {
+        let context = CCtx::try_create().ok_or(SealError::Zstd { reason: "no memory" })?;
+        let mut sealer = Self {
+            context,
+            identity,
+            plain_hash: Sha256::new(),
+            stored_hash: Sha256::new(),
+            plain_bytes: 0,
+            stored_bytes: 0,
+            chunks: Vec::new(),
+            current: Vec::new(),
+            open: None,
+        };
+        sealer.context.set_parameter(CParameter::ChecksumFlag(true)).map_err(zstd_error)?;
+        sealer.context.set_parameter(CParameter::ContentSizeFlag(true)).map_err(zstd_error)?;
+        sealer.start(level, identity)?;
+        Ok(sealer)
+    }
+
+    /// Begins a new object; one that was not finished is dropped.
+    ///
+    /// # Errors
+    /// [`SealError::Zstd`].
+    pub fn start(&mut self, level: CompressionLevel, identity: IdentityHash) -> Result<(), SealError> {
+        self.context.reset(ResetDirective::SessionOnly).map_err(zstd_error)?;
+        self.context.set_parameter(CParameter::CompressionLevel(level.get())).map_err(zstd_error)?;
+        self.identity = identity;
+        self.plain_hash = Sha256::new();
+        self.stored_hash = Sha256::new();
+        (self.plain_bytes, self.stored_bytes) = (0, 0);
+        self.chunks.clear();
+        self.current.clear();
+        self.open = None;
+        Ok(())
+    }
+
+    /// Begins a frame of exactly `plain_bytes`.
+    ///
+    /// # Errors
+    /// [`SealError::Order`] inside of another frame.
+    pub fn begin_frame(&mut self, plain_bytes: u64) -> Result<(), SealError> {
+        if self.open.is_some() {
+            return Err(SealError::Order);
+        }
+        self.context.reset(ResetDirective::SessionOnly).map_err(zstd_error)?;
+        self.context.set_pledged_src_size(Some(plain_bytes)).map_err(zstd_error)?;
+        let stored_offset = self.stored_bytes + self.current.len() as u64;
+        self.open = Some(OpenFrame { announced: plain_bytes, given: 0, stored_offset });
+        Ok(())
+    }
+
+    /// Adds plain bytes to the frame.
+    ///
+    /// # Errors
+    /// [`SealError::Order`] outside of a frame, [`SealError::Length`] when there are more than announced.
+    pub fn write(&mut self, plain: &[u8]) -> Result<(), SealError> {
+        let Some(frame) = &mut self.open else { return Err(SealError::Order) };
+        frame.given += plain.len() as u64;
+        if frame.given > frame.announced {
+            return Err(SealError::Length { announced: frame.announced, given: frame.given });
+        }
+        if self.identity == IdentityHash::Plain {
+            self.plain_hash.update(plain);
+        }
+        self.plain_bytes += plain.len() as u64;
+        let mut input = InBuffer::around(plain);
+        while input.pos() < plain.len() {
+            self.compress(&mut input, ZSTD_EndDirective::ZSTD_e_continue)?;
+        }
+        Ok(())
+    }
+
+    /// Ends the frame and says where it lies.
+    ///
+    /// # Errors
+    /// [`SealError::Order`] outside of a frame, [`SealError::Length`] when there were fewer bytes than announced.
+    pub fn end_frame(&mut self) -> Result<FrameExtent, SealError> {
+        let Some(frame) = self.open.take() else { return Err(SealError::Order) };
+        if frame.given != frame.announced {
+            return Err(SealError::Length { announced: frame.announced, given: frame.given });
+        }
+        let mut nothing = InBuffer::around(&[]);
+        while self.compress(&mut nothing, ZSTD_EndDirective::ZSTD_e_end)? > 0 {}
+        let stored_end = self.stored_bytes + self.current.len() as u64;
+        Ok(FrameExtent {
+            stored_offset: frame.stored_offset,
+            stored_bytes: stored_end - frame.stored_offset,
+            plain_bytes: frame.given,
+        })
+    }
+
+    /// Adds one whole frame.
+    ///
+    /// # Errors
+    /// As [`Self::begin_frame`].
+    pub fn write_frame(&mut self, plain: &[u8]) -> Result<FrameExtent, SealError> {
+        self.begin_frame(plain.len() as u64)?;
+        self.write(plain)?;
+        self.end_frame()
+    }
+
+    /// Plain bytes taken so far.
+    #[must_use]
+    pub fn plain_bytes(&self) -> u64 {
+        self.plain_bytes
+    }
+
+    /// Stored bytes made so far.
+    #[must_use]
+    pub fn stored_bytes(&self) -> u64 {
+        self.stored_bytes + self.current.len() as u64
+    }
+
+    /// Closes the object. The sealer is then ready for [`Self::start`].
+    ///
+    /// # Errors
+    /// [`SealError::Order`] inside of a frame, [`SealError::Format`] when header or index are too large.
+    pub fn finish(&mut self, fields: HeaderFields, index: Option<&[u8]>) -> Result<SealedObject, SealError> {
+        if self.open.is_some() {
+            return Err(SealError::Order);
+        }
+        self.flush_chunk();
+        let index = index.map(encode_index_frame).transpose()?.unwrap_or_default();
+        let hex = |hash: &mut Sha256| hex(&hash.finalize_reset());
+        let header = ObjectHeader {
+            schema: SEALED_SCHEMA,
+            kind: fields.kind,
+            name: fields.name,
+            server: fields.server,
+            incarnation: fields.incarnation,
+            plain_bytes: self.plain_bytes,
+            plain_sha256: (self.identity == IdentityHash::Plain).then(|| hex(&mut self.plain_hash)),
+            stored_bytes: self.stored_bytes,
+            stored_sha256: (self.identity == IdentityHash::Stored).then(|| hex(&mut self.stored_hash)),
+            index_bytes: index.len() as u64,
+            codec: CODEC_ZSTD.to_owned(),
+            requires: Vec::new(),
+            writer: fields.writer,
+            wal: fields.wal,
+        };
+        let mut chunks = Vec::with_capacity(self.chunks.len() + 2);
+        chunks.push(Bytes::from(encode_header_frame(&header)?));
+        chunks.append(&mut self.chunks);
+        if !index.is_empty() {
+            chunks.push(Bytes::from(index));
+        }
+        Ok(SealedObject { header, chunks })
+    }
+
+    /// Runs the compressor once; returns how many bytes it still holds back.
+    fn compress(&mut self, input: &mut InBuffer<'_>, end: ZSTD_EndDirective) -> Result<usize, SealError> {
+        if self.current.capacity() == 0 {
+            self.current = Vec::with_capacity(CHUNK_BYTES);
+        }
+        let at = self.current.len();
+        let mut output = OutBuffer::around_pos(&mut self.current, at);
+        let held_back = self.context.compress_stream2(&mut output, input, end).map_err(zstd_error)?;
+        if self.current.len() == self.current.capacity() {
+            self.flush_chunk();
+        }
+        Ok(held_back)
+    }
+
+    fn flush_chunk(&mut self) {
+        if self.current.is_empty() {
+            return;
+        }
+        let chunk = Bytes::from(std::mem::take(&mut self.current));
+        if self.identity == IdentityHash::Stored {
+            self.stored_hash.update(&chunk);
+        }
+        self.stored_bytes += chunk.len() as u64;
+        self.chunks.push(chunk);
+    }
+}
+
+/// Seals `plain` as one frame.
+///
+/// # Errors
+/// [`SealError::Zstd`] and [`SealError::Format`].
+pub fn seal_bytes(
+    level: CompressionLevel,
+    identity: IdentityHash,
+    fields: HeaderFields,
+    plain: &[u8],
+    index: Option<&[u8]>,
+) -> Result<SealedObject, SealError> {
+    let mut sealer = Sealer::new(level, identity)?;
+    sealer.write_frame(plain)?;
+    sealer.finish(fields, index)
+}
+
+/// Lower-case hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
