@@ -32,6 +32,86 @@ pub(crate) fn i64_at(bytes: &[u8], offset: usize) -> Option<i64> {
     array_at(bytes, offset).map(i64::from_le_bytes)
 }
 
+/// Takes numbers and lists off the front of bytes; `None` once there are too few.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Reader<'a> {
+    rest: &'a [u8],
+    start: usize,
+}
+
+impl<'a> Reader<'a> {
+    #[inline]
+    pub(crate) const fn new(bytes: &'a [u8]) -> Self {
+        Self { rest: bytes, start: bytes.len() }
+    }
+
+    /// How many bytes were taken.
+    #[inline]
+    pub(crate) const fn consumed(&self) -> usize {
+        self.start - self.rest.len()
+    }
+
+    #[inline]
+    pub(crate) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (head, rest) = self.rest.split_first_chunk::<N>()?;
+        self.rest = rest;
+        Some(*head)
+    }
+
+    #[inline]
+    pub(crate) fn u8(&mut self) -> Option<u8> {
+        self.array().map(|[byte]| byte)
+    }
+
+    #[inline]
+    pub(crate) fn u16(&mut self) -> Option<u16> {
+        self.array().map(u16::from_le_bytes)
+    }
+
+    #[inline]
+    pub(crate) fn u32(&mut self) -> Option<u32> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    pub(crate) fn i32(&mut self) -> Option<i32> {
+        self.array().map(i32::from_le_bytes)
+    }
+
+    pub(crate) fn u64(&mut self) -> Option<u64> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    pub(crate) fn i64(&mut self) -> Option<i64> {
+        self.array().map(i64::from_le_bytes)
+    }
+
+    pub(crate) fn bytes(&mut self, length: usize) -> Option<&'a [u8]> {
+        let (head, rest) = self.rest.split_at_checked(length)?;
+        self.rest = rest;
+        Some(head)
+    }
+
+    /// `count` elements of `N` bytes each.
+    pub(crate) fn list<const N: usize>(&mut self, count: usize) -> Option<&'a [[u8; N]]> {
+        let bytes = self.bytes(count.checked_mul(N)?)?;
+        Some(bytes.as_chunks::<N>().0)
+    }
+
+    /// A list that begins with the number of its elements, an `int` that is never negative.
+    pub(crate) fn counted_list<const N: usize>(&mut self) -> Option<&'a [[u8; N]]> {
+        let count = usize::try_from(self.i32()?).ok()?;
+        self.list(count)
+    }
+
+    /// The bytes before the next NUL, which is taken too.
+    pub(crate) fn c_string(&mut self) -> Option<&'a [u8]> {
+        let length = self.rest.iter().position(|&byte| byte == 0)?;
+        let text = self.bytes(length)?;
+        self.u8()?;
+        Some(text)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,7 +1,21 @@
-//! The format of the WAL.
+//! The format of the WAL: pages, records, and the scanner that reads them.
 //!
-//! PostgreSQL source: `src/include/access/{xlog_internal.h,xlogrecord.h}`.
+//! PostgreSQL source: `src/include/access/{xlog_internal.h,xlogrecord.h}` and
+//! `src/backend/access/transam/xlogreader.c`.
 
+mod assembly;
+pub mod decode;
+mod fault;
+mod items;
+mod outcome;
 mod page;
+mod record;
+mod scanner;
 
+pub use decode::Payload;
+pub use fault::Fault;
+pub use items::{BlockImage, BlockRef, ImageCompression};
+pub use outcome::{Damage, Overwritten, PendingRecord, SegmentOutcome, Stop};
 pub use page::{PageFlags, PageHeader, SegmentHeader};
+pub use record::{Record, RecordHeader, ResourceManager};
+pub use scanner::{OnDamage, WalScanner, WalScannerOptions};
