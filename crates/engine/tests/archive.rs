@@ -14,6 +14,7 @@ use walden_store::{Environment, Store, StoreConfig, StoreUrl};
 
 const CONTROL: &[u8] = include_bytes!("../../pg/fixtures/pg17/pg_control");
 const PAGE: &[u8] = include_bytes!("../../pg/fixtures/pg17/000000010000000000000002.page");
+const FOREIGN: &str = "00000001000000000000000B";
 const NAME: &str = "000000010000000000000002";
 
 struct Bench {
@@ -167,21 +168,21 @@ async fn another_system_is_kept_out_until_it_is_adopted() {
     bench.init().await;
     let foreign = bench.directory.path().join("foreign");
     make_data_directory(&foreign, include_bytes!("../../pg/fixtures/pg18/pg_control"));
-    let page = include_bytes!("../../pg/fixtures/pg18/000000010000000000000002.page");
+    let page = include_bytes!("../../pg/fixtures/pg18/00000001000000000000000B.page");
     let header = walden_pg::SegmentHeader::parse(page).unwrap();
     let mut bytes = page.to_vec();
     bytes.resize(usize::try_from(header.segment_size.bytes()).unwrap(), 0);
-    std::fs::write(foreign.join("pg_wal").join(NAME), bytes).unwrap();
+    std::fs::write(foreign.join("pg_wal").join(FOREIGN), bytes).unwrap();
     let data = DataDirectory::open(&foreign).unwrap();
     let archiver = Archiver::new(bench.ctx.clone());
-    let error = archiver.push(&Path::new("pg_wal").join(NAME), &foreign).await.unwrap_err();
+    let error = archiver.push(&Path::new("pg_wal").join(FOREIGN), &foreign).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::WrongServer);
     assert!(error.hint().unwrap().contains("walden server adopt"), "{error:?}");
     let refused = init(&bench.ctx, &InitRequest { data: data.clone() }).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::WrongServer);
     let adopted = adopt(&bench.ctx, &data).await.unwrap();
     assert_eq!(adopted.revision, Some(2));
-    archiver.push(&Path::new("pg_wal").join(NAME), &foreign).await.unwrap();
+    archiver.push(&Path::new("pg_wal").join(FOREIGN), &foreign).await.unwrap();
     // The first system's archive is as it was.
     bench.push(NAME).await.unwrap();
     assert_eq!(bench.get(NAME).await.unwrap().outcome, FetchOutcome::Fetched);
