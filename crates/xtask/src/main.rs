@@ -5,6 +5,7 @@
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a build tool talks to a person")]
 
+mod bench;
 mod demo;
 mod failure;
 mod paths;
@@ -25,6 +26,7 @@ Tasks:
   setup    Install what the tests and the demo need: client programs, six PostgreSQL majors, store emulators
   test     Check formatting, lints and documentation, build once, and run every test
   demo     Archive, back up, drop a table and bring it back, on a throw-away server
+  bench    Measure the program: start-up, the hooks, a backup, a restore
 
 Every task has --help. What is installed goes into $WALDEN_TESTBENCH, or /var/cache/walden-testbench for
 root, or ~/.cache/walden-testbench.
@@ -50,6 +52,7 @@ fn run(arguments: &[String]) -> Result<()> {
         "setup" => setup::main(rest),
         "test" => test::main(rest),
         "demo" => demo::main(rest),
+        "bench" => bench::main(rest),
         "help" | "--help" | "-h" => {
             print!("{HELP}");
             Ok(())

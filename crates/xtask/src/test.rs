@@ -121,7 +121,7 @@ fn cargo_test(bench: &Bench, options: &Options) -> Result<Command> {
     Ok(command)
 }
 
-fn cargo() -> Result<Command> {
+pub(crate) fn cargo() -> Result<Command> {
     let program = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
     let mut command = Command::new(program);
     command.current_dir(paths::workspace()?);
