@@ -1,0 +1,236 @@
+//! The long help texts and the examples under them, for a person at two in the morning: what the verb does, what
+//! it never does, and a line to paste.
+
+pub(super) const WALDEN: &str = "\
+WAL archiving and point-in-time recovery for PostgreSQL 13 to 18.
+
+Walden stores WAL segments and base backups in a repository (a local directory, S3, Azure Blob or Google Cloud \
+Storage) and brings a cluster back to any moment in between. Every object is written once, with its hash; nothing \
+is overwritten, nothing is acknowledged before it is durable.
+
+Stdout is data, everything else goes to stderr. The exit codes and the JSON of every verb are in docs/cli.md.";
+
+pub(super) const WALDEN_EXAMPLES: &str = "\
+Examples:
+  Set up, on the database host:
+    walden --repo s3://backups/prod init --pgdata /var/lib/postgresql/17/main
+  In postgresql.conf:
+    archive_mode = on
+    archive_command = 'walden --repo s3://backups/prod wal push %p'
+  Take a backup, look, restore:
+    walden --repo s3://backups/prod backup create
+    walden --repo s3://backups/prod window
+    walden --repo s3://backups/prod restore --target-time '5 minutes ago' --pgdata /var/lib/postgresql/17/restored
+
+Set WALDEN_REPO and WALDEN_SERVER, or a configuration file, to leave the common options out.";
+
+pub(super) const INIT: &str = "\
+Set up the repository for a server: run it once, on the database host.
+
+Makes repository.json (after a probe of what the store can do), the server's record and the marker of its \
+incarnation: its system identifier, PostgreSQL major and segment size. Run again it writes only what is missing and \
+changes nothing.
+
+A push into a place that was not set up fails, so that a mistyped URL never starts a second, lonely archive.";
+
+pub(super) const INIT_EXAMPLES: &str = "\
+Examples:
+  walden --repo file:///var/backups/walden init --pgdata /var/lib/postgresql/17/main
+  walden --repo s3://backups/prod --server orders init";
+
+pub(super) const SERVER: &str = "\
+Show whose archive this is, or let another system in.
+
+A server is one archived PostgreSQL server under one name. It has one incarnation for each life of its data: initdb \
+and pg_upgrade begin a new one.";
+
+pub(super) const SERVER_SHOW: &str = "\
+Show the server's incarnations, which of them is current, who added them, and what operators decided about them.";
+
+pub(super) const SERVER_SHOW_EXAMPLES: &str = "\
+Examples:
+  walden server show
+  walden --server orders server show --output json";
+
+pub(super) const SERVER_ADOPT: &str = "\
+Let a data directory archive under this server although something speaks against it.
+
+Two things are refused until you say this: archiving from another system identifier (after initdb or pg_upgrade), \
+and archiving from a data directory that was restored from this very repository. Run it when the new or restored \
+server replaces the old one for good. While the old one still runs and archives, don't: give the new one its own \
+--server instead.
+
+The decision is recorded in the repository with your host and the reason. Nothing that is archived is changed.";
+
+pub(super) const SERVER_ADOPT_EXAMPLES: &str = "\
+Examples:
+  walden server adopt --pgdata /var/lib/postgresql/17/main";
+
+pub(super) const CHECK: &str = "\
+Look whether archiving works and what can be restored.
+
+Probes the store, reads the catalog, and (with a data directory) looks at what waits to be archived. Every finding \
+says what it means and what to do.
+
+Exit code 0 when all is well, 24 when a check failed; warnings alone do not fail it.";
+
+pub(super) const CHECK_EXAMPLES: &str = "\
+Examples:
+  walden check --pgdata /var/lib/postgresql/17/main
+  walden check --output json | jq '.checks[] | select(.status != \"ok\")'";
+
+pub(super) const CONFIG: &str = "\
+Show the effective configuration.
+
+Settings come from, weakest first: what is built in, /etc/walden/walden.toml, $XDG_CONFIG_HOME/walden/walden.toml \
+(or the one file named by --config or WALDEN_CONFIG), the environment, the command line.";
+
+pub(super) const CONFIG_SHOW: &str = "\
+Show every setting, its value and where it comes from. Holds no secret: credentials are never settings.";
+
+pub(super) const CONFIG_SHOW_EXAMPLES: &str = "\
+Examples:
+  walden config show
+  walden --config ./walden.toml config show --output json";
+
+pub(super) const WAL: &str = "\
+Archive and fetch WAL files one by one, as PostgreSQL asks for it, and see what is archived.";
+
+pub(super) const WAL_PUSH: &str = "\
+Archive one file: for archive_command.
+
+Takes segments, partial segments, timeline histories and backup histories. The file is checked (size, header, \
+address, system identifier), hashed, compressed and written under a name that must be free. Success means that \
+these very bytes are durable in the repository: written now, or proven to be there already. Other bytes under the \
+same name are a conflict; nothing is ever overwritten.
+
+Every failure ends with a code from 1 to 125: PostgreSQL keeps the file, counts the failure in pg_stat_archiver and \
+tries again.";
+
+pub(super) const WAL_PUSH_EXAMPLES: &str = "\
+Examples:
+  In postgresql.conf:
+    archive_command = 'walden --repo s3://backups/prod wal push %p'
+  By hand:
+    walden wal push /var/lib/postgresql/17/main/pg_wal/000000010000000000000003";
+
+pub(super) const WAL_GET: &str = "\
+Fetch one file: for restore_command, and for pg_rewind.
+
+The file is fetched, checked against its hash, written aside, flushed and only then given its name.
+
+Exit code 1 means proven absent and nothing else: the store answered, the archive was seen, and the file is not in \
+it. For PostgreSQL that is the end of WAL. So in archive recovery every other failure ends above 200: PostgreSQL \
+stops with a fatal error instead of promoting with WAL missing, and can be started again when the cause is gone. On \
+a standby, and outside of recovery, failures keep their plain codes and PostgreSQL tries again.";
+
+pub(super) const WAL_GET_EXAMPLES: &str = "\
+Examples:
+  In postgresql.conf (walden restore writes it for you):
+    restore_command = 'walden --repo s3://backups/prod wal get %f %p'
+  By hand:
+    walden wal get 000000010000000000000003 /tmp/000000010000000000000003";
+
+pub(super) const WAL_LIST: &str = "\
+List the segments in the archive, timeline by timeline, as runs without gaps. More than one run on a timeline means \
+that segments are missing in between; `walden window` says what that means for a restore.";
+
+pub(super) const WAL_LIST_EXAMPLES: &str = "\
+Examples:
+  walden wal list
+  walden wal list --timeline 2 --output json";
+
+pub(super) const WAL_SHOW: &str = "\
+Show what the archive knows about one file: its header, without fetching the rest. Sizes, hash, WAL addresses, and \
+who wrote it when.";
+
+pub(super) const WAL_SHOW_EXAMPLES: &str = "\
+Examples:
+  walden wal show 000000010000000000000003
+  walden wal show 00000002.history";
+
+pub(super) const BACKUP: &str = "\
+Take and list base backups.
+
+A base backup is what a restore begins with; the WAL archived since brings it forward. A backup that was \
+interrupted is never listed as good.";
+
+pub(super) const BACKUP_CREATE: &str = "\
+Take a full base backup of a running server, from the host that has its data directory.
+
+Connects to the server, reads the data directory in parallel while it works, checks page checksums, stores the files \
+in packs, and waits until all WAL that the backup needs is in the repository. Only then is the backup recorded. \
+Archiving must work: see `walden check`.
+
+Interrupted or killed, it leaves parts that are not listed as a backup and hurt nothing; the server ends backup mode \
+by itself when the connection is gone.";
+
+pub(super) const BACKUP_CREATE_EXAMPLES: &str = "\
+Examples:
+  walden backup create --pgdata /var/lib/postgresql/17/main
+  PGHOST=/run/postgresql PGUSER=postgres walden backup create";
+
+pub(super) const BACKUP_LIST: &str = "\
+List the finished backups of the server, oldest first. With --output json the array of backups, and nothing else.";
+
+pub(super) const BACKUP_LIST_EXAMPLES: &str = "\
+Examples:
+  walden backup list
+  walden backup list --output json | jq -r '.[-1].id'";
+
+pub(super) const BACKUP_SHOW: &str = "\
+Show everything recorded about one backup: sizes, WAL range, settings, tablespaces, damaged pages.";
+
+pub(super) const BACKUP_SHOW_EXAMPLES: &str = "\
+Examples:
+  walden backup show latest
+  walden backup show 20261120T103905Z-7f3a --output json";
+
+pub(super) const WINDOW: &str = "\
+Show what can be restored: for each timeline its first and last restorable position, its backups and how far each \
+can be rolled forward, and every gap in its WAL.";
+
+pub(super) const WINDOW_EXAMPLES: &str = "\
+Examples:
+  walden window
+  walden window --output json";
+
+pub(super) const PLAN: &str = "\
+Show how a target would be restored, and touch nothing.
+
+The plan says which backup it starts from and why not from the others, which timelines it follows, which segments \
+it needs and that they are all there, what it has proved and what it has not, and the settings that `walden restore` \
+would write. When the target can't be reached, it says why and what can be reached instead (exit code 22).
+
+Without a target: the end of the archive.";
+
+pub(super) const PLAN_EXAMPLES: &str = "\
+Examples:
+  walden plan --target-time '2026-11-20 14:31:58+00'
+  walden plan --target-time 'yesterday 14:32' --timezone Europe/Berlin --target-exclusive
+  walden plan --target-name before_migration --output json";
+
+pub(super) const RESTORE: &str = "\
+Restore to a moment, into an empty data directory.
+
+Makes the same plan as `walden plan` and carries it out: fetches the backup in parallel, checks every file's hash, \
+flushes everything, writes recovery.signal and the settings that lead PostgreSQL to the target, and prints how to \
+start it. A directory that is not empty is refused; a running server is never touched.
+
+The restored server does not archive into the repository it came from until you say `walden server adopt`.";
+
+pub(super) const RESTORE_EXAMPLES: &str = "\
+Examples:
+  walden restore --pgdata /var/lib/postgresql/17/restored
+  walden restore --target-time '5 minutes ago' --pgdata /var/lib/postgresql/17/restored
+  walden restore --target-name before_migration --target-action promote --pgdata /restored";
+
+pub(super) const COMPLETIONS_EXAMPLES: &str = "\
+Examples:
+  walden completions bash > /etc/bash_completion.d/walden
+  walden completions zsh > ~/.zfunc/_walden";
+
+pub(super) const MAN_EXAMPLES: &str = "\
+Examples:
+  walden man | man -l -
+  walden man /usr/local/share/man/man1";

@@ -1,0 +1,173 @@
+//! `walden wal push`, `get`, `list` and `show`.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use walden_core::ErrorKind;
+use walden_engine::{
+    Archiver, FetchOutcome, Fetcher, PushOutcome, WalListReport, WalShowReport, load_snapshot, wal_list,
+    wal_show,
+};
+
+use crate::args::{OutputFormat, WalListArgs};
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::runtime;
+use crate::session::Session;
+use crate::text::{Align, Table, Text, count, size};
+
+/// How much sooner the store gives up than the verb, so that its own reason is told and not just the deadline.
+const ROOM_FOR_THE_REASON: Duration = Duration::from_secs(1);
+
+pub(super) fn push(session: &Session, path: &Path) -> Result<Exit, Failure> {
+    let config = &session.effective.config.wal;
+    let deadline = config.push_deadline.0;
+    let ctx = session.context_within(inner_deadline(deadline))?;
+    let archiver = Archiver::new(ctx.clone()).with_level(config.compression_level.0);
+    let current = current_directory()?;
+    let report = runtime::run_hook(deadline, async { Ok(archiver.push(path, &current).await?) })?;
+    let words = match report.outcome {
+        PushOutcome::Stored => "archived",
+        PushOutcome::AlreadyStored => "was in the archive already, with these bytes",
+    };
+    session.printer.note(&format!(
+        "walden wal push {}: {words}; {} as {}",
+        report.name,
+        size(report.bytes),
+        size(report.stored_bytes)
+    ));
+    session.note_cost(&ctx);
+    // Silent in text: PostgreSQL calls this for every segment. And the file is archived, whoever reads stdout.
+    if session.printer.format() == OutputFormat::Json {
+        drop(session.printer.report(&session.with_cost(&report, &ctx), |_| {}));
+    }
+    Ok(Exit::Done)
+}
+
+pub(super) fn get(session: &Session, name: &str, destination: &Path) -> Result<Exit, Failure> {
+    let deadline = session.effective.config.wal.get_deadline.0;
+    let ctx = session.context_within(inner_deadline(deadline))?;
+    let fetcher = Fetcher::new(ctx.clone());
+    let current = current_directory()?;
+    let report =
+        runtime::run_hook(deadline, async { Ok(fetcher.fetch(name, destination, &current).await?) })?;
+    let (exit, words) = match report.outcome {
+        FetchOutcome::Fetched => (Exit::Done, format!("fetched, {}", size(report.bytes))),
+        // Routine: PostgreSQL asks for histories and segments until one is missing.
+        FetchOutcome::Absent => (Exit::Absent, "not in the archive".to_owned()),
+    };
+    session.printer.note(&format!("walden wal get {}: {words}", report.name));
+    session.note_cost(&ctx);
+    if session.printer.format() == OutputFormat::Json {
+        drop(session.printer.report(&session.with_cost(&report, &ctx), |_| {}));
+    }
+    Ok(exit)
+}
+
+fn inner_deadline(deadline: Duration) -> Duration {
+    deadline.saturating_sub(ROOM_FOR_THE_REASON.min(deadline / 10))
+}
+
+fn current_directory() -> Result<PathBuf, Failure> {
+    std::env::current_dir().map_err(|error| {
+        Failure::new(ErrorKind::LocalIo, "cannot tell the current directory").caused_by(&error)
+    })
+}
+
+pub(super) fn list(session: &Session, arguments: &WalListArgs) -> Result<Exit, Failure> {
+    let ctx = session.context()?;
+    let mut report = runtime::run(async {
+        let record = session.incarnation(&ctx).await?;
+        Ok(wal_list(&load_snapshot(&ctx, &record).await?))
+    })?;
+    if let Some(wanted) = arguments.timeline {
+        report.timelines.retain(|timeline| timeline.timeline == wanted);
+        let runs = || report.timelines.iter().flat_map(|timeline| &timeline.runs);
+        (report.segments, report.stored_bytes) =
+            (runs().map(|run| run.count).sum(), runs().map(|run| run.stored_bytes).sum());
+    }
+    session.printer.report(&session.with_cost(&report, &ctx), |text| render_list(text, &report))?;
+    session.note_cost(&ctx);
+    Ok(Exit::Done)
+}
+
+fn render_list(text: &mut Text, report: &WalListReport) {
+    text.facts(&[
+        ("server", format!("{}, incarnation {}", report.server, report.incarnation)),
+        ("archived", format!("{}, {}", count(report.segments, "segment"), size(report.stored_bytes))),
+    ]);
+    let mut table = Table::new(&[
+        ("TIMELINE", Align::Right),
+        ("FIRST SEGMENT", Align::Left),
+        ("LAST SEGMENT", Align::Left),
+        ("COUNT", Align::Right),
+        ("STORED", Align::Right),
+        ("FROM LSN", Align::Left),
+        ("TO LSN", Align::Left),
+        ("NOTE", Align::Left),
+    ]);
+    let mut rows = 0;
+    for timeline in &report.timelines {
+        for (at, run) in timeline.runs.iter().enumerate() {
+            rows += 1;
+            table.row([
+                timeline.timeline.to_string(),
+                run.first.to_string(),
+                run.last.to_string(),
+                run.count.to_string(),
+                size(run.stored_bytes),
+                run.start_lsn.to_string(),
+                run.end_lsn.to_string(),
+                if at == 0 { String::new() } else { "after a gap".to_owned() },
+            ]);
+        }
+    }
+    if rows > 0 {
+        text.gap();
+        text.table(&table);
+    }
+    for timeline in &report.timelines {
+        let number = timeline.timeline;
+        if number.get() > 1 && !timeline.history {
+            text.line(format!("timeline {number}: its history file is missing"));
+        }
+        for partial in &timeline.partials {
+            text.line(format!("timeline {number}: {partial}.partial is there"));
+        }
+    }
+}
+
+pub(super) fn show(session: &Session, name: &str) -> Result<Exit, Failure> {
+    let parsed = name.parse().map_err(|error: walden_pg::Error| {
+        Failure::usage("not the name of a file that PostgreSQL archives")
+            .caused_by(&error)
+            .with_hint("segments have 24 hexadecimal digits, histories 8 and .history")
+    })?;
+    let ctx = session.context()?;
+    let report = runtime::run(async { Ok(wal_show(&ctx, parsed).await?) })?;
+    session.printer.report(&session.with_cost(&report, &ctx), |text| render_show(text, &report))?;
+    session.note_cost(&ctx);
+    Ok(Exit::Done)
+}
+
+fn render_show(text: &mut Text, report: &WalShowReport) {
+    let header = &report.header;
+    let mut facts = vec![
+        ("file", header.name.clone()),
+        ("key", report.key.clone()),
+        ("size", format!("{} ({} bytes)", size(header.plain_bytes), header.plain_bytes)),
+        ("stored", format!("{} ({} bytes)", size(report.object_bytes), report.object_bytes)),
+    ];
+    if let Some(hash) = &header.plain_sha256 {
+        facts.push(("SHA-256", hash.clone()));
+    }
+    if let Some(wal) = &header.wal {
+        facts.push(("timeline", wal.timeline.to_string()));
+        facts.push(("LSN", format!("{} to {}", wal.start_lsn, wal.end_lsn)));
+        facts.push(("system identifier", wal.system_id.get().to_string()));
+    }
+    facts.push(("archived", text.moment(header.writer.at)));
+    facts.push(("by", format!("walden {} on {}", header.writer.version, header.writer.host)));
+    facts.push(("from", header.writer.instance.clone()));
+    text.facts(&facts);
+}

@@ -1,0 +1,165 @@
+//! Everything that is printed. Stdout is data; errors, warnings and notes go to stderr.
+//!
+//! A reader that goes away (`walden wal list | head`) is no error: what was done stays done, and the exit code
+//! says so.
+
+use std::io::{self, IsTerminal, Write};
+
+use jiff::tz::TimeZone;
+use serde::Serialize;
+use walden_core::ErrorKind;
+
+use crate::args::{ColorChoice, OutputFormat};
+use crate::failure::Failure;
+use crate::text::{Paint, Text};
+
+/// How much goes to stderr.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Verbosity {
+    /// Errors only.
+    Quiet,
+    /// Warnings and progress too.
+    Normal,
+    /// Counters and times too.
+    Verbose,
+}
+
+/// Decides what goes where, and in which form.
+#[derive(Debug, Clone)]
+pub(crate) struct Printer {
+    format: OutputFormat,
+    verbosity: Verbosity,
+    stdout_paint: Paint,
+    stderr_paint: Paint,
+    stdout_is_terminal: bool,
+    stderr_is_terminal: bool,
+    zone: TimeZone,
+}
+
+impl Printer {
+    /// A printer for this process's stdout and stderr.
+    pub(crate) fn new(
+        format: OutputFormat,
+        color: ColorChoice,
+        verbosity: Verbosity,
+        no_color: bool,
+    ) -> Self {
+        let stdout_is_terminal = io::stdout().is_terminal();
+        let stderr_is_terminal = io::stderr().is_terminal();
+        let paint = |is_terminal| {
+            let colored = match color {
+                ColorChoice::Always => true,
+                ColorChoice::Never => false,
+                ColorChoice::Auto => is_terminal && !no_color,
+            };
+            if colored { Paint::Ansi } else { Paint::Plain }
+        };
+        Self {
+            format,
+            verbosity,
+            stdout_paint: paint(stdout_is_terminal),
+            stderr_paint: paint(stderr_is_terminal),
+            stdout_is_terminal,
+            stderr_is_terminal,
+            zone: TimeZone::system(),
+        }
+    }
+
+    /// The form of stdout.
+    pub(crate) fn format(&self) -> OutputFormat {
+        self.format
+    }
+
+    /// How much is said on stderr.
+    pub(crate) fn verbosity(&self) -> Verbosity {
+        self.verbosity
+    }
+
+    /// Whether progress may be drawn.
+    pub(crate) fn draws_progress(&self) -> bool {
+        self.stderr_is_terminal && self.verbosity >= Verbosity::Normal
+    }
+
+    /// Prints a report: the document for programs, or the text made by `render` for people.
+    ///
+    /// # Errors
+    /// When stdout can't be written for another reason than that nobody reads it.
+    pub(crate) fn report<T: Serialize>(
+        &self,
+        document: &T,
+        render: impl FnOnce(&mut Text),
+    ) -> Result<(), Failure> {
+        match self.format {
+            OutputFormat::Json => self.json(document),
+            OutputFormat::Text => {
+                let mut text = Text::new(self.stdout_paint, self.zone.clone());
+                render(&mut text);
+                write_stdout(text.finish().as_bytes())
+            }
+        }
+    }
+
+    fn json<T: Serialize>(&self, document: &T) -> Result<(), Failure> {
+        let rendered = if self.stdout_is_terminal {
+            serde_json::to_string_pretty(document)
+        } else {
+            serde_json::to_string(document)
+        };
+        let mut line = rendered.map_err(|error| {
+            Failure::new(ErrorKind::Internal, "cannot render the report").caused_by(&error)
+        })?;
+        line.push('\n');
+        write_stdout(line.as_bytes())
+    }
+
+    /// Prints a failure: as a document on stdout with `--output json`, else in words on stderr.
+    pub(crate) fn failure(&self, failure: &Failure) {
+        match self.format {
+            // Nothing more can be done when this fails too.
+            OutputFormat::Json => drop(self.json(&failure.document())),
+            OutputFormat::Text => {
+                let mut text = Text::new(self.stderr_paint, self.zone.clone());
+                text.failure(failure);
+                write_stderr(&text.finish());
+            }
+        }
+    }
+
+    /// Prints a warning, unless quiet.
+    pub(crate) fn warning(&self, message: &str) {
+        if self.verbosity >= Verbosity::Normal {
+            write_stderr(&format!("{} {message}\n", self.stderr_paint.yellow("warning:")));
+        }
+    }
+
+    /// Prints a note, when asked to say more.
+    pub(crate) fn note(&self, message: &str) {
+        if self.verbosity >= Verbosity::Verbose {
+            write_stderr(&format!("{message}\n"));
+        }
+    }
+}
+
+/// Prints one line to stderr: for the server log, which is read line by line.
+pub(crate) fn log_line(line: &str) {
+    write_stderr(&format!("{}\n", crate::failure::one_line(line)));
+}
+
+/// Writes to stdout, whatever the format.
+///
+/// # Errors
+/// When stdout can't be written for another reason than that nobody reads it.
+pub(crate) fn write_stdout(bytes: &[u8]) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::new(ErrorKind::LocalIo, "cannot write to stdout").caused_by(&error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn write_stderr(text: &str) {
+    // Nobody is left to be told when this fails.
+    drop(io::stderr().lock().write_all(text.as_bytes()));
+}
