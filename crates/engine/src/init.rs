@@ -59,6 +59,7 @@ pub async fn init(ctx: &Context, request: &InitRequest) -> Result<InitReport> {
     let control = request.data.control()?;
     let incarnation = Incarnation { system_id: control.system_id, major: control.major };
     let writer = ctx.writer(&request.data.path().display().to_string());
+    ctx.store.create_root().await?;
     let (repository, repository_created) = obtain_repository(ctx, &writer).await?;
     let create = repository.capabilities.conditional_create;
     let ctx = &Context { store: ctx.store.with_conditional_create(create), ..ctx.clone() };
