@@ -4,6 +4,8 @@
 //! `src/backend/access/transam/xlogreader.c`.
 
 mod assembly;
+#[cfg(test)]
+mod craft;
 pub mod decode;
 mod fault;
 mod items;

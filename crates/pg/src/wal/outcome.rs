@@ -129,6 +129,14 @@ impl SegmentOutcome {
         }
     }
 
+    /// Notes a damaged place that the scan goes past.
+    pub(crate) fn note(&mut self, damage: Damage) {
+        self.damage_count += 1;
+        if self.damage.len() < Self::MAX_DAMAGE {
+            self.damage.push(damage);
+        }
+    }
+
     /// Whether any damage was met.
     pub fn is_damaged(&self) -> bool {
         self.damage_count > 0 || matches!(self.stop, Stop::Corrupt(_))

@@ -25,8 +25,9 @@ pub enum OnDamage {
     /// Stop: nothing behind the damage is read. As recovery does.
     #[default]
     Stop,
-    /// Note the damage and go on with the first record that begins on a later page. The records in
-    /// between are lost, and the next one's link to the one before it is not checked.
+    /// Note the damage and go on. Behind a record that is damaged within, this is the next record, which
+    /// must link to it. Else it is the first record that begins on a later page; the records in between
+    /// are lost, and the next one's link to the one before it is not checked.
     Resync,
 }
 
@@ -361,16 +362,23 @@ impl WalScanner {
         match self.options.on_damage {
             OnDamage::Stop => self.mode = Mode::Stopped(damage),
             OnDamage::Resync => {
-                let outcome = &mut pass.current.outcome;
-                outcome.pending = None;
-                outcome.damage_count += 1;
-                if outcome.damage.len() < SegmentOutcome::MAX_DAMAGE {
-                    outcome.damage.push(damage);
-                }
+                pass.current.outcome.pending = None;
+                pass.current.outcome.note(damage);
                 self.mode = Mode::Cold;
                 self.previous = None;
             }
         }
+    }
+
+    /// Goes on behind a record that is damaged within, where the options allow it. If its length is
+    /// damaged too, what follows will not link to it.
+    fn pass_over(&mut self, damage: Damage, pass: &mut Pass<'_>) -> Result<(), Halt> {
+        if self.options.on_damage == OnDamage::Stop {
+            return Err(Halt::Broken(damage));
+        }
+        self.previous = Some(damage.lsn);
+        pass.current.outcome.note(damage);
+        Ok(())
     }
 
     /// Whether a page is what WAL would go on with here.
@@ -391,18 +399,19 @@ impl WalScanner {
             }
             Err(error) => return Err(broken(address, Fault::PageHeader(error))),
         };
+        // Whose the segment is comes first: the rest is judged as its own server's.
+        let is_first = self.options.segment_size.offset_in_segment(address) == 0;
+        if is_first && header.flags.has_long_header() {
+            self.check_segment(page, address, pass)?;
+        }
         if header.address < address {
             return Err(Halt::End(Stop::RecycledTail { lsn: address }));
         }
         if header.address > address {
             return Err(broken(address, Fault::PageAddress { found: header.address }));
         }
-        let is_first = self.options.segment_size.offset_in_segment(address) == 0;
         if header.flags.has_long_header() != is_first {
             return Err(broken(address, Fault::PageHeaderLength));
-        }
-        if is_first {
-            self.check_segment(page, address, pass)?;
         }
         if *self.major.get_or_insert(header.major) != header.major {
             return Err(broken(address, Fault::PageMajor { found: header.major.number() }));
@@ -572,9 +581,12 @@ impl WalScanner {
     #[inline]
     fn deliver(&mut self, found: &Found<'_>, pass: &mut Pass<'_>) -> Result<(), Halt> {
         let Found { lsn, mut end, timeline, header, bytes, crc_of_rest } = *found;
-        check_crc(&header, bytes, crc_of_rest).map_err(|fault| broken(lsn, fault))?;
         let Some(major) = self.major else { return Ok(()) };
-        self.items.parse(bytes, &header, major).map_err(|fault| broken(lsn, fault))?;
+        let checked =
+            check_crc(&header, bytes, crc_of_rest).and_then(|()| self.items.parse(bytes, &header, major));
+        if let Err(fault) = checked {
+            return self.pass_over(Damage { lsn, fault }, pass);
+        }
         if header.is_switch() {
             self.mode = Mode::SwitchTail(end);
             end = pass.current.end;
