@@ -185,8 +185,7 @@ impl Stage {
         shell.run("initdb --username=postgres --auth=trust --no-sync >initdb.log")?;
         shell.run("walden init")?;
         shell.run(SETTINGS)?;
-        shell.run("pg_ctl start --wait --silent --log=server.log")?;
-        shell.run("walden check").map(drop)
+        shell.run("pg_ctl start --wait --silent --log=server.log").map(drop)
     }
 
     fn backup(&self) -> Result<()> {
@@ -198,7 +197,8 @@ impl Stage {
         shell.run(
             "until grep -q '^tps' pgbench.log; do sleep 0.2; done; grep -E '^tps|processed' pgbench.log",
         )?;
-        shell.run("walden backup list").map(drop)
+        shell.run("walden backup list")?;
+        shell.run("walden check").map(drop)
     }
 
     /// Returns what was counted before, and a moment at which it was still so.
