@@ -96,8 +96,9 @@ impl Failure {
         match state.status {
             Some(status) if state.credentials => Self::credentials(status, &state),
             Some(status) if status >= 300 => Self::status(status, &state),
-            // The answer was good and object_store could not use it, or there was no request at all.
-            Some(_) => Self::new(FailureClass::Retry, true, Cause::detail(chain(error))),
+            Some(_) if state.behind_end => Self::new(FailureClass::Range, false, Cause::detail(chain(error))),
+            // The answer was good, but not for the one object in it (Azure's removals), or could not be used.
+            Some(_) => Self::without_http(error),
             None => Self::without_http(error),
         }
     }

@@ -10,7 +10,8 @@ use std::task::{Context, Poll};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
-use http::{Method, Uri};
+use http::header::{CONTENT_RANGE, RANGE};
+use http::{HeaderMap, Method, Uri};
 use http_body::{Body, Frame, SizeHint};
 use object_store::ClientOptions;
 use object_store::client::{
@@ -48,6 +49,8 @@ pub(crate) struct TraceState {
     pub(crate) credentials: bool,
     /// And it asked the machine's own metadata server, which is the last resort where nothing is configured.
     pub(crate) metadata_server: bool,
+    /// It asked for a part of an object that begins behind the object's end, and yet was answered with success.
+    pub(crate) behind_end: bool,
     /// A request for data may have reached the store.
     pub(crate) sent: bool,
 }
@@ -81,6 +84,7 @@ impl HttpConnector for CountingConnector {
             inner: ReqwestConnector::default().connect(options)?,
             counters: Arc::clone(&self.counters),
             bucket: self.bucket.clone(),
+            encoded_bucket: percent_encoded(&self.bucket),
         }))
     }
 }
@@ -90,13 +94,24 @@ struct CountingService {
     inner: HttpClient,
     counters: Arc<Counters>,
     bucket: String,
+    encoded_bucket: String,
+}
+
+/// As it stands in the path of a request to Google: everything but letters and digits is encoded.
+fn percent_encoded(name: &str) -> String {
+    let encoded = name.bytes().map(|b| match b {
+        b if b.is_ascii_alphanumeric() => char::from(b).to_string(),
+        b => format!("%{b:02X}"),
+    });
+    encoded.collect()
 }
 
 impl CountingService {
     /// Is the request for the bucket: by a path that begins with it (after the account, on Azure's emulator), or
     /// by a host that does?
     fn is_for_data(&self, uri: &Uri) -> bool {
-        let named_in_path = uri.path().split('/').skip(1).take(2).any(|part| part == self.bucket);
+        let is_bucket = |part: &str| part == self.bucket || part == self.encoded_bucket;
+        let named_in_path = uri.path().split('/').skip(1).take(2).any(is_bucket);
         let host = uri.host().unwrap_or_default();
         named_in_path || host.strip_prefix(&self.bucket).is_some_and(|rest| rest.starts_with('.'))
     }
@@ -134,8 +149,15 @@ impl HttpService for CountingService {
             let sent = state.sent || data;
             *state = TraceState { credentials: !data, metadata_server, sent, ..TraceState::default() };
         });
+        let range_start = range_start(request.headers());
         match self.inner.execute(request).await {
-            Ok(response) => self.answered(operation, response).await,
+            Ok(response) => {
+                // Azurite's answer to this can't be taken apart; the services say 416.
+                let behind_end =
+                    range_start.zip(object_bytes(&response)).is_some_and(|(start, size)| size <= start);
+                trace(|state| state.behind_end = response.status() == 206 && behind_end);
+                self.answered(operation, response).await
+            }
             Err(error) => {
                 self.counters.error(operation);
                 let text = chain(&error);
@@ -172,6 +194,17 @@ impl CountingService {
         trace(|state| (state.code, state.message) = (code, message));
         Ok(HttpResponse::from_parts(parts, HttpResponseBody::from(text)))
     }
+}
+
+/// The first byte that a request asks for.
+fn range_start(headers: &HeaderMap) -> Option<u64> {
+    let range = headers.get(RANGE)?.to_str().ok()?.strip_prefix("bytes=")?;
+    range.split('-').next()?.parse().ok()
+}
+
+/// The size of the whole object, as the answer to a request for a part tells it.
+fn object_bytes(response: &HttpResponse) -> Option<u64> {
+    response.headers().get(CONTENT_RANGE)?.to_str().ok()?.rsplit('/').next()?.parse().ok()
 }
 
 /// As much of an error's body as arrives and fits.
@@ -269,6 +302,7 @@ mod tests {
             inner: HttpClient::new(Nothing),
             counters: Arc::default(),
             bucket: bucket.to_owned(),
+            encoded_bucket: percent_encoded(bucket),
         }
     }
 
@@ -279,6 +313,7 @@ mod tests {
         assert!(data("https://s3.eu-west-1.amazonaws.com/backups?list-type=2"));
         assert!(data("https://backups.s3.eu-west-1.amazonaws.com/key"));
         assert!(data("http://127.0.0.1:10000/devstoreaccount1/backups/key"));
+        assert!(service("my-bucket").is_for_data(&"http://127.0.0.1:1/my%2Dbucket/key".parse().unwrap()));
         assert!(!data("http://169.254.169.254/latest/api/token"));
         assert!(!data("https://sts.eu-west-1.amazonaws.com/?Action=AssumeRoleWithWebIdentity"));
         assert!(!data("https://backups-of-another.s3.amazonaws.com/key"));

@@ -1,0 +1,45 @@
+//! moto, an emulator of S3 that creates conditionally in one step.
+
+use std::io;
+use std::process::Command;
+
+use super::TestStore;
+use super::child::{ServerProcess, must};
+use crate::testbench::Testbench;
+
+/// A running moto with one bucket. It accepts any credentials and checks no checksum: no proof of either.
+#[derive(Debug)]
+pub struct Moto {
+    server: ServerProcess,
+}
+
+impl Moto {
+    /// Starts moto from the test bench and makes the bucket `bucket`.
+    ///
+    /// # Errors
+    /// When it is not installed or does not start.
+    pub fn start() -> io::Result<Self> {
+        let program = Testbench::locate()?.moto_server()?;
+        let server = ServerProcess::start("moto", |port| {
+            let mut command = Command::new(&program);
+            command.args(["-H", "127.0.0.1", "-p", &port.to_string()]);
+            command
+        })?;
+        must(server.address, "PUT /bucket HTTP/1.1", b"")?;
+        Ok(Self { server })
+    }
+
+    /// URL and environment of a repository under `prefix`.
+    #[must_use]
+    pub fn store(&self, prefix: &str) -> TestStore {
+        let environment = [
+            ("AWS_ENDPOINT_URL", format!("http://{}", self.server.address)),
+            ("AWS_ACCESS_KEY_ID", "any".to_owned()),
+            ("AWS_SECRET_ACCESS_KEY", "any".to_owned()),
+            ("AWS_REGION", "us-east-1".to_owned()),
+            ("AWS_ALLOW_HTTP", "true".to_owned()),
+        ];
+        let environment = environment.map(|(name, value)| (name.to_owned(), value)).to_vec();
+        TestStore { url: format!("s3://bucket/{prefix}").trim_end_matches('/').to_owned(), environment }
+    }
+}
