@@ -1,0 +1,122 @@
+//! The few files of a backup that are looked at before anything is written: what they say decides whether the
+//! backup can be what its record says, and some of them are written in another form than they have in it.
+
+use walden_core::{BackupRecord, ErrorKind, RecoveryPlan};
+use walden_pg::{BackupLabel, ControlFile, TablespaceMap};
+
+use super::destination::TablespacePlace;
+use super::inventory::{AUTO_CONF, CONF, CONTROL, HBA, IDENT, Inventory, LABEL, MAP, VERSION, display};
+use super::packs::Packs;
+use crate::error::{EngineError, Result};
+
+/// Largest of these files, in bytes.
+const ORIGINAL_BYTES_MAX: u64 = 16 << 20;
+
+/// The files that are read early.
+#[derive(Debug)]
+pub(super) struct Originals {
+    /// The bytes of `global/pg_control`, to be written last.
+    pub(super) control_bytes: Vec<u8>,
+    pub(super) control: ControlFile,
+    pub(super) tablespace_map: TablespaceMap,
+    /// Empty when the backup has none.
+    pub(super) auto_conf: Vec<u8>,
+    /// `postgresql.conf`, when it lay in the data directory.
+    pub(super) conf: Option<Vec<u8>>,
+    pub(super) has_hba: bool,
+    pub(super) has_ident: bool,
+}
+
+impl Originals {
+    /// Reads them and compares them with the backup's record.
+    ///
+    /// # Errors
+    /// Of kind `corrupt` when one is missing that must be there, or contradicts the record; of the store.
+    pub(super) async fn read(packs: &Packs, inventory: &Inventory, record: &BackupRecord) -> Result<Self> {
+        let optional = async |path: &[u8]| match inventory.notable.get(path) {
+            Some(file) => packs.read_file(file, ORIGINAL_BYTES_MAX).await.map(Some),
+            None => Ok(None),
+        };
+        let needed = async |path: &[u8]| {
+            let bytes = optional(path).await?;
+            bytes.ok_or_else(|| {
+                contradiction(path, "it is missing, and without it the server would not be right")
+            })
+        };
+        let control_bytes = needed(CONTROL).await?;
+        let control = ControlFile::parse(&control_bytes).map_err(|source| unreadable(CONTROL, source))?;
+        if control.system_id != record.incarnation.system_id || control.major != record.incarnation.major {
+            return Err(contradiction(CONTROL, "it belongs to another system or major"));
+        }
+        let label = needed(LABEL).await?;
+        check_label(&BackupLabel::parse(&label).map_err(|source| unreadable(LABEL, source))?, record)?;
+        let version = needed(VERSION).await?;
+        if String::from_utf8_lossy(&version).trim() != record.incarnation.major.to_string() {
+            return Err(contradiction(VERSION, "it names another major"));
+        }
+        let map = optional(MAP).await?.unwrap_or_default();
+        let tablespace_map =
+            TablespaceMap::parse(&map, record.incarnation.major).map_err(|source| unreadable(MAP, source))?;
+        Ok(Self {
+            control_bytes,
+            control,
+            tablespace_map,
+            auto_conf: optional(AUTO_CONF).await?.unwrap_or_default(),
+            conf: optional(CONF).await?,
+            has_hba: inventory.notable.contains_key(HBA),
+            has_ident: inventory.notable.contains_key(IDENT),
+        })
+    }
+
+    /// The tablespace map with the new places: the server makes its links by it. `None` when there must be none.
+    ///
+    /// # Errors
+    /// Of kind `corrupt` when the backup's map and its record do not name the same tablespaces.
+    pub(super) fn map_to(&self, places: &[TablespacePlace], plan: &RecoveryPlan) -> Result<Option<Vec<u8>>> {
+        let mut map = self.tablespace_map.clone();
+        let in_place = |path: &std::path::Path| path.starts_with("pg_tblspc");
+        let unknown = map
+            .entries()
+            .find(|(oid, path)| !in_place(path) && !places.iter().any(|place| place.oid == oid.get()))
+            .map(|(oid, _)| oid);
+        if let Some(oid) = unknown {
+            let message = format!("it names a tablespace that the backup's record does not oid={oid}");
+            return Err(contradiction(MAP, &message));
+        }
+        for place in places {
+            map.set(walden_pg::Oid::new(place.oid), place.place.path.clone());
+        }
+        if map.is_empty() {
+            return Ok(None);
+        }
+        map.render(plan.incarnation.major).map(Some).map_err(|source| unreadable(MAP, source))
+    }
+}
+
+fn check_label(label: &BackupLabel, record: &BackupRecord) -> Result<()> {
+    if label.incremental_from.is_some() {
+        return Err(contradiction(LABEL, "it belongs to an incremental backup, from which no server starts"));
+    }
+    let timeline_differs = label.start_timeline.is_some_and(|timeline| timeline != record.timeline);
+    if label.start_lsn != record.start_lsn
+        || label.checkpoint_lsn != record.checkpoint_lsn
+        || timeline_differs
+    {
+        let message = format!(
+            "it starts elsewhere than the backup's record says label={} record={}",
+            label.start_lsn, record.start_lsn
+        );
+        return Err(contradiction(LABEL, &message));
+    }
+    Ok(())
+}
+
+fn contradiction(path: &[u8], what: &str) -> EngineError {
+    let message = format!("the backup can't be restored: {what} file={}", display(path));
+    EngineError::failed(ErrorKind::Corrupt, message)
+        .with_hint("nothing was written: choose another backup (--backup; walden backup list shows them)")
+}
+
+fn unreadable(path: &[u8], source: walden_pg::Error) -> EngineError {
+    EngineError::Format { what: format!("{} of the backup", display(path)), source }
+}

@@ -1,0 +1,251 @@
+//! Starting a restored server and waiting until it has met its target.
+//!
+//! The server is started as pg_ctl starts it: its own process group, no input, its log in a file; it goes on when
+//! we end. What it does is seen in its log, in `postmaster.pid`, and in its answers where it lets us in.
+
+mod log;
+mod observe;
+mod programs;
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use walden_core::{ErrorKind, RecoveryAction, RecoveryPlan, RecoveryTarget};
+use walden_pg::ClusterState;
+
+use self::log::{Log, explain};
+use self::observe::{Answer, PidFile, Questioner};
+pub(super) use self::programs::{Programs, find_programs};
+use super::owner::{Owner, user_name};
+use super::report::{ServerState, StartReport};
+use super::request::StartOptions;
+use super::{log_of, shell_path, shell_word};
+use crate::context::Context;
+use crate::data_directory::DataDirectory;
+use crate::error::{EngineError, Result};
+use crate::progress::Unit;
+
+/// Pause between two looks.
+const LOOK_PAUSE: Duration = Duration::from_millis(200);
+
+/// A restored server to be started.
+pub(super) struct Server<'a> {
+    pub(super) ctx: &'a Context,
+    pub(super) plan: &'a RecoveryPlan,
+    pub(super) options: &'a StartOptions,
+    pub(super) programs: &'a Programs,
+    pub(super) pgdata: &'a Path,
+    pub(super) owner: Option<Owner>,
+    pub(super) names_data_directory: bool,
+}
+
+/// What one look at the server found.
+enum Look {
+    /// Not there yet.
+    Recovering,
+    /// The target is met.
+    Reached(ServerState),
+    /// The process has ended.
+    Ended(ExitStatus),
+}
+
+impl Server<'_> {
+    /// Starts the server and waits for its target. The server goes on running when this fails for want of time.
+    ///
+    /// # Errors
+    /// Of kind `postgres` when it ends instead, with its last words and what they mean, or takes too long; of kind
+    /// `local_io` when it can't be started.
+    pub(super) async fn start_and_wait(&self) -> Result<StartReport> {
+        let path = log_of(self.pgdata);
+        let mut log = Log::follow(&path);
+        let mut users: Vec<String> = self.options.user.iter().cloned().collect();
+        if users.is_empty() {
+            users.extend(user_name(self.owner));
+            users.push("postgres".to_owned());
+            users.dedup();
+        }
+        let mut questioner = Questioner::new(self.plan.incarnation.major, users);
+        let started = Instant::now();
+        let mut child = self.spawn(&path)?;
+        let pid = child.id();
+        self.ctx.progress.begin("replaying WAL", Unit::Count, self.plan.segments.count);
+        let outcome = self.wait(&mut child, &mut log, &mut questioner, started).await;
+        self.ctx.progress.end();
+        let ended = matches!(outcome, Ok((ServerState::ShutDown, _)));
+        // Whoever started a process must take note of its end.
+        std::thread::spawn(move || child.wait());
+        let (state, answer) = outcome?;
+        let pid_file = PidFile::read(self.pgdata).filter(|file| !ended && file.pid == pid);
+        let (port, socket_directory) =
+            pid_file.map_or((None, None), |file| (file.port, file.socket_directory));
+        let connect_command = port.zip(socket_directory.as_deref()).map(|(port, directory)| {
+            let user = questioner.user().unwrap_or("postgres");
+            format!("psql -h {} -p {port} -U {} postgres", shell_path(directory), shell_word(user))
+        });
+        Ok(StartReport {
+            state,
+            pid: (!ended).then_some(pid),
+            port,
+            socket_directory,
+            timeline: answer.as_ref().and_then(|answer| answer.timeline),
+            replay_lsn: answer.as_ref().and_then(|answer| answer.replay_lsn),
+            last_transaction_at: answer
+                .and_then(|answer| answer.last_transaction_at)
+                .or(log.last_transaction_at),
+            stop_message: log.stop_message,
+            log: path,
+            connect_command,
+            elapsed_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            not_asked: questioner.refused,
+        })
+    }
+
+    fn spawn(&self, log: &Path) -> Result<Child> {
+        let failed = |source| EngineError::local("open", log, source);
+        // The owner of the directory may be another user: nobody's link is followed.
+        let flags = nix::libc::O_NOFOLLOW;
+        let output = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .custom_flags(flags)
+            .open(log)
+            .map_err(failed)?;
+        if let Some(owner) = self.owner {
+            nix::unistd::fchown(&output, Some(owner.uid), Some(owner.gid))
+                .map_err(|errno| failed(errno.into()))?;
+        }
+        let program = self.programs.directory.join("postgres");
+        let mut command = Command::new(&program);
+        command.arg("-D").arg(self.pgdata);
+        for (name, value) in self.settings() {
+            command.arg("-c").arg(format!("{name}={value}"));
+        }
+        for name in ["PGHOST", "PGPORT", "PGUSER", "PGDATABASE", "PGPASSWORD"] {
+            command.env_remove(name);
+        }
+        let errors = output.try_clone().map_err(failed)?;
+        command.current_dir(self.pgdata).stdin(Stdio::null()).stdout(output).stderr(errors).process_group(0);
+        if let Some(owner) = self.owner {
+            command.uid(owner.uid.as_raw()).gid(owner.gid.as_raw());
+        }
+        command.spawn().map_err(|source| EngineError::local("start", &program, source))
+    }
+
+    /// What the command line says: it holds until the server is restarted.
+    fn settings(&self) -> Vec<(String, String)> {
+        let mut settings = vec![
+            // What is said about the recovery must be where we look for it, and in words that we know.
+            ("logging_collector".to_owned(), "off".to_owned()),
+            ("log_destination".to_owned(), "stderr".to_owned()),
+            ("lc_messages".to_owned(), "C".to_owned()),
+        ];
+        if self.names_data_directory {
+            settings.push(("data_directory".to_owned(), self.pgdata.display().to_string()));
+        }
+        if let Some(port) = self.options.port {
+            settings.push(("port".to_owned(), port.to_string()));
+        }
+        if let Some(directory) = &self.options.socket_directory {
+            // A list in PostgreSQL: quotes keep a comma in a name.
+            let quoted = directory.display().to_string().replace('"', "\"\"");
+            settings.push(("unix_socket_directories".to_owned(), format!("\"{quoted}\"")));
+        }
+        settings.extend(
+            self.options.settings.iter().map(|setting| (setting.name.clone(), setting.value.clone())),
+        );
+        settings
+    }
+
+    async fn wait(
+        &self,
+        child: &mut Child,
+        log: &mut Log,
+        questioner: &mut Questioner,
+        started: Instant,
+    ) -> Result<(ServerState, Option<Answer>)> {
+        let mut told = 0;
+        loop {
+            // The end is looked for first, so that the log is read after the last line was written.
+            let ended =
+                child.try_wait().map_err(|source| EngineError::local("wait for", self.pgdata, source))?;
+            log.read();
+            let segments = log.restored_segments.min(self.plan.segments.count);
+            self.ctx.progress.advance(segments.saturating_sub(told));
+            told = told.max(segments);
+            let mut answer = None;
+            let look = match ended {
+                Some(status) => Look::Ended(status),
+                None => self.look(child.id(), log, questioner, &mut answer).await,
+            };
+            match look {
+                Look::Reached(state) => return Ok((state, answer)),
+                Look::Ended(status) => return self.judge_end(status, log).map(|state| (state, None)),
+                Look::Recovering => {}
+            }
+            if started.elapsed() >= self.options.timeout {
+                return Err(self.too_long(log, child.id()));
+            }
+            tokio::time::sleep(LOOK_PAUSE).await;
+        }
+    }
+
+    async fn look(
+        &self,
+        pid: u32,
+        log: &Log,
+        questioner: &mut Questioner,
+        answer: &mut Option<Answer>,
+    ) -> Look {
+        let Some(pid_file) = PidFile::read(self.pgdata).filter(|file| file.pid == pid) else {
+            return Look::Recovering;
+        };
+        if !pid_file.takes_connections {
+            return Look::Recovering;
+        }
+        *answer = questioner.ask(&pid_file).await;
+        let (promoted, paused) = match answer {
+            Some(answer) => (!answer.in_recovery, answer.paused),
+            // Without an answer the server's own marks tell, once it is clear that there will be none.
+            None if questioner.refused.is_some() => (pid_file.ready, log.paused),
+            None => return Look::Recovering,
+        };
+        match (promoted, paused) {
+            (true, _) => Look::Reached(ServerState::Promoted),
+            (false, true) => Look::Reached(ServerState::Paused),
+            (false, false) => Look::Recovering,
+        }
+    }
+
+    /// A server that has ended may have done just what it was told to.
+    fn judge_end(&self, status: ExitStatus, log: &Log) -> Result<ServerState> {
+        let state =
+            DataDirectory::open(self.pgdata).and_then(|data| data.control()).map(|control| control.state);
+        let stops = self.plan.request.target != RecoveryTarget::Latest;
+        let told_to = stops && self.plan.request.action != RecoveryAction::Promote;
+        if told_to && matches!(state, Ok(ClusterState::ShutDownInRecovery)) && log.fatal.is_none() {
+            return Ok(ServerState::ShutDown);
+        }
+        let fatal = log.fatal.as_deref();
+        let said = fatal.map_or_else(|| format!("it ended with {status}"), str::to_owned);
+        let meaning = fatal.and_then(explain).map(|meaning| format!("{meaning}; ")).unwrap_or_default();
+        let hint = format!("{meaning}the last lines of {}:\n{}", log_of(self.pgdata).display(), log.tail());
+        let message = format!("the restored server did not reach its target: {said}");
+        Err(EngineError::failed(ErrorKind::Postgres, message).with_hint(hint))
+    }
+
+    fn too_long(&self, log: &Log, pid: u32) -> EngineError {
+        let message = format!(
+            "the restored server has not reached its target within {} seconds segments={} pid={pid}",
+            self.options.timeout.as_secs(),
+            log.restored_segments
+        );
+        let hint = format!("it goes on recovering: follow {}", log_of(self.pgdata).display());
+        EngineError::failed(ErrorKind::Postgres, message).with_hint(hint)
+    }
+}
