@@ -31,5 +31,8 @@ pub use error::{EngineError, Result};
 pub use fetcher::{FetchOutcome, FetchReport, Fetcher};
 pub use init::{InitReport, InitRequest, init};
 pub use progress::{NoProgress, Progress, Unit};
-pub use server::{AdoptReport, adopt, find_incarnation, read_repository, read_server, server_report};
+pub use server::{
+    AdoptReport, ServerReport, adopt, find_incarnation, read_incarnation, read_repository, read_server,
+    server_report,
+};
 pub use wal::{TimelineWal, WalListReport, WalRun, WalShowReport, wal_list, wal_show};

@@ -77,7 +77,7 @@ pub async fn read_server(ctx: &Context) -> Result<Option<ServerRecord>> {
 ///
 /// # Errors
 /// Of the store, and when the record is damaged, newer than this version, or of another incarnation.
-pub(crate) async fn read_incarnation(ctx: &Context, incarnation: Incarnation) -> Result<Option<IncarnationRecord>> {
+pub async fn read_incarnation(ctx: &Context, incarnation: Incarnation) -> Result<Option<IncarnationRecord>> {
     let key = ctx.layout().incarnation(incarnation).marker();
     let record: Option<IncarnationRecord> = read_record(ctx, RecordKind::Incarnation, &key).await?;
     match record {
