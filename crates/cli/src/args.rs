@@ -4,15 +4,19 @@ mod help;
 mod target;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use walden_core::{Incarnation, Setting};
+use walden_engine::restore::TablespaceMapping;
 use walden_pg::TimelineId;
 
 pub(crate) use self::target::TargetArgs;
 use self::target::parse_timeline_id;
 
 const COMMON: &str = "Common options";
+const START: &str = "Start the server";
 
 /// WAL archiving and point-in-time recovery for PostgreSQL
 #[derive(Debug, Parser)]
@@ -67,9 +71,9 @@ pub(crate) struct CommonArgs {
     /// Read this configuration file instead of the usual ones [env: WALDEN_CONFIG]
     #[arg(long, value_name = "FILE", global = true, help_heading = COMMON)]
     pub(crate) config: Option<PathBuf>,
-    /// What goes to stdout: text for people or json for programs
+    /// What goes to stdout: text for people (the default) or json for programs
     #[arg(
-        long, value_name = "FORMAT", value_enum, default_value = "text", hide_possible_values = true, global = true,
+        long, value_name = "FORMAT", value_enum, default_value = "text", hide_possible_values = true, hide_default_value = true, global = true,
         help_heading = COMMON
     )]
     pub(crate) output: OutputFormat,
@@ -79,9 +83,9 @@ pub(crate) struct CommonArgs {
     /// Say nothing on stderr but errors
     #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = COMMON)]
     pub(crate) quiet: bool,
-    /// When to use colours: auto, always or never
+    /// When to use colours: auto (the default), always or never
     #[arg(
-        long, value_name = "WHEN", value_enum, default_value = "auto", hide_possible_values = true, global = true,
+        long, value_name = "WHEN", value_enum, default_value = "auto", hide_possible_values = true, hide_default_value = true, global = true,
         help_heading = COMMON
     )]
     pub(crate) color: ColorChoice,
@@ -98,7 +102,7 @@ pub(crate) enum Verb {
     Server(ServerVerb),
     /// Look whether archiving works and what can be restored
     #[command(long_about = help::CHECK, after_help = help::CHECK_EXAMPLES)]
-    Check(PgdataArgs),
+    Check(CheckArgs),
     /// Show the effective configuration
     #[command(subcommand, long_about = help::CONFIG)]
     Config(ConfigVerb),
@@ -110,10 +114,13 @@ pub(crate) enum Verb {
     Backup(BackupVerb),
     /// Show what can be restored: timelines, backups, gaps
     #[command(long_about = help::WINDOW, after_help = help::WINDOW_EXAMPLES)]
-    Window(PgdataArgs),
+    Window(WhichArgs),
     /// Show how a target would be restored, and touch nothing
     #[command(long_about = help::PLAN, after_help = help::PLAN_EXAMPLES)]
-    Plan(PlanArgs),
+    Plan(Box<PlanArgs>),
+    /// Restore to a moment, into an empty data directory
+    #[command(long_about = help::RESTORE, after_help = help::RESTORE_EXAMPLES)]
+    Restore(Box<RestoreArgs>),
     /// Print the completions for a shell
     #[command(after_help = help::COMPLETIONS_EXAMPLES)]
     Completions {
@@ -136,6 +143,57 @@ pub(crate) struct PgdataArgs {
     /// The data directory of the server [env: WALDEN_PGDATA, PGDATA]
     #[arg(long, value_name = "DIR")]
     pub(crate) pgdata: Option<PathBuf>,
+}
+
+/// Which of the server's incarnations is meant.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct WhichArgs {
+    /// The data directory whose archive is meant; else the server's current incarnation [env: WALDEN_PGDATA, PGDATA]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) pgdata: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) incarnation: IncarnationArgs,
+}
+
+/// An incarnation by its name.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct IncarnationArgs {
+    /// This incarnation (see walden server show): the archive from before an initdb or a pg_upgrade
+    #[arg(long, value_name = "ID")]
+    pub(crate) incarnation: Option<Incarnation>,
+}
+
+/// How to reach the server.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ConnectionArgs {
+    /// How to connect to the server: a connection string or URL, as for psql [env: PGHOST, PGPORT, PGUSER, …]
+    ///
+    /// What it leaves out comes from the variables, service file and password file that psql uses. A password
+    /// does not belong on a command line, where every user of the host can read it: use PGPASSFILE.
+    #[arg(long, short = 'd', value_name = "CONNSTR", value_parser = parse_connection)]
+    pub(crate) dbname: Option<String>,
+}
+
+fn parse_connection(text: &str) -> Result<String, String> {
+    let squeezed: String = text.to_ascii_lowercase().split_whitespace().collect();
+    let in_url =
+        squeezed.split_once("://").and_then(|(_, rest)| rest.split(['/', '?']).next()?.rsplit_once('@'));
+    if squeezed.contains("password=") || in_url.is_some_and(|(user, _)| user.contains(':')) {
+        // The text is not repeated: clap would show it.
+        return Err(
+            "it holds a password, which every user of this host could read: use PGPASSFILE".to_owned()
+        );
+    }
+    Ok(text.to_owned())
+}
+
+/// `walden check`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct CheckArgs {
+    #[command(flatten)]
+    pub(crate) pgdata: PgdataArgs,
+    #[command(flatten)]
+    pub(crate) connection: ConnectionArgs,
 }
 
 /// `walden server …`.
@@ -193,7 +251,7 @@ pub(crate) enum WalVerb {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct WalListArgs {
     #[command(flatten)]
-    pub(crate) pgdata: PgdataArgs,
+    pub(crate) which: WhichArgs,
     /// Only this timeline (decimal, or hexadecimal with 0x)
     #[arg(long, value_name = "TIMELINE", value_parser = parse_timeline_id)]
     pub(crate) timeline: Option<TimelineId>,
@@ -202,14 +260,17 @@ pub(crate) struct WalListArgs {
 /// `walden backup …`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum BackupVerb {
+    /// Take a base backup of a running server
+    #[command(long_about = help::BACKUP_CREATE, after_help = help::BACKUP_CREATE_EXAMPLES)]
+    Create(BackupCreateArgs),
     /// List the backups
     #[command(long_about = help::BACKUP_LIST, after_help = help::BACKUP_LIST_EXAMPLES)]
-    List(PgdataArgs),
+    List(WhichArgs),
     /// Show one backup
     #[command(long_about = help::BACKUP_SHOW, after_help = help::BACKUP_SHOW_EXAMPLES)]
     Show {
         #[command(flatten)]
-        pgdata: PgdataArgs,
+        which: WhichArgs,
         /// The backup; "latest" for the newest
         #[arg(value_name = "ID")]
         id: String,
@@ -221,16 +282,40 @@ pub(crate) enum BackupVerb {
 pub(crate) struct BackupCreateArgs {
     #[command(flatten)]
     pub(crate) pgdata: PgdataArgs,
-    /// How many files to read at once [env: WALDEN_JOBS]
+    #[command(flatten)]
+    pub(crate) connection: ConnectionArgs,
+    /// A label for people, written into the backup
+    #[arg(long, value_name = "TEXT", default_value = "walden")]
+    pub(crate) label: String,
+    /// The checkpoint that a backup begins with: fast (now, with all its I/O) or spread (minutes later, gently)
+    #[arg(
+        long,
+        value_name = "MODE",
+        value_enum,
+        default_value = "fast",
+        hide_possible_values = true,
+        hide_default_value = true
+    )]
+    pub(crate) checkpoint: CheckpointArg,
+    /// How many files to read at once; one per core unless set [env: WALDEN_JOBS]
     #[arg(long, value_name = "N")]
     pub(crate) jobs: Option<u32>,
+}
+
+/// How a backup begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CheckpointArg {
+    /// At once.
+    Fast,
+    /// Spread over time.
+    Spread,
 }
 
 /// `walden plan`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct PlanArgs {
     #[command(flatten)]
-    pub(crate) pgdata: PgdataArgs,
+    pub(crate) which: WhichArgs,
     #[command(flatten)]
     pub(crate) target: TargetArgs,
 }
@@ -239,11 +324,67 @@ pub(crate) struct PlanArgs {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct RestoreArgs {
     /// The directory to restore into: missing or empty
-    #[arg(long, value_name = "DIR", required = true)]
+    #[arg(long, value_name = "DIR")]
     pub(crate) pgdata: PathBuf,
     #[command(flatten)]
+    pub(crate) incarnation: IncarnationArgs,
+    #[command(flatten)]
     pub(crate) target: TargetArgs,
-    /// How many files to write at once [env: WALDEN_JOBS]
+    /// A new place for a tablespace, by its old path or OID; may be repeated
+    #[arg(long, value_name = "OLD=NEW")]
+    pub(crate) tablespace_mapping: Vec<TablespaceMapping>,
+    /// A setting for the restored server, such as shared_buffers=1GB; may be repeated
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_setting)]
+    pub(crate) setting: Vec<Setting>,
+    /// archive_mode of the restored server: preserve (as it was; it can't archive into its source) or off
+    #[arg(
+        long,
+        value_name = "MODE",
+        value_enum,
+        default_value = "preserve",
+        hide_possible_values = true,
+        hide_default_value = true
+    )]
+    pub(crate) archive_mode: ArchiveModeArg,
+    /// How many files to write at once; one per core unless set [env: WALDEN_JOBS]
     #[arg(long, value_name = "N")]
     pub(crate) jobs: Option<u32>,
+    /// Start the server and wait until it has reached the target
+    #[arg(long, help_heading = START)]
+    pub(crate) start: bool,
+    /// The directory of the server's programs; else PATH and the usual places are searched
+    #[arg(long, value_name = "DIR", requires = "start", help_heading = START)]
+    pub(crate) pg_bin: Option<PathBuf>,
+    /// The port to start it on
+    #[arg(long, value_name = "PORT", requires = "start", help_heading = START)]
+    pub(crate) port: Option<u16>,
+    /// The directory of its socket
+    #[arg(long, value_name = "DIR", requires = "start", help_heading = START)]
+    pub(crate) socket_directory: Option<PathBuf>,
+    /// How long to wait for the target, such as 30m
+    #[arg(long, value_name = "TIME", requires = "start", default_value = "24h", value_parser = parse_span, help_heading = START)]
+    pub(crate) start_timeout: Duration,
+}
+
+/// What becomes of `archive_mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ArchiveModeArg {
+    /// As the backup has it.
+    Preserve,
+    /// Off.
+    Off,
+}
+
+fn parse_setting(text: &str) -> Result<Setting, String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.trim().is_empty() => {
+            Ok(Setting { name: name.trim().to_owned(), value: value.trim().to_owned() })
+        }
+        _ => Err("write NAME=VALUE".to_owned()),
+    }
+}
+
+fn parse_span(text: &str) -> Result<Duration, String> {
+    let parsed = text.parse::<jiff::SignedDuration>().ok().and_then(|span| Duration::try_from(span).ok());
+    parsed.filter(|span| !span.is_zero()).ok_or_else(|| "write it like 90s, 30m or 2h".to_owned())
 }

@@ -6,10 +6,14 @@ mod config;
 mod generate;
 mod init;
 mod plan;
+mod restore;
+mod restore_command;
 mod server;
 mod version;
 mod wal;
 mod window;
+
+use std::path::PathBuf;
 
 use crate::args::{BackupVerb, ConfigVerb, ServerVerb, Verb, WalVerb};
 use crate::config::Flags;
@@ -26,16 +30,18 @@ pub(crate) fn run(session: &Session, verb: Verb) -> Result<Exit, Failure> {
         Verb::Init(_) => init::run(session),
         Verb::Server(ServerVerb::Show) => server::show(session),
         Verb::Server(ServerVerb::Adopt(_)) => server::adopt(session),
-        Verb::Check(_) => check::run(session),
+        Verb::Check(arguments) => check::run(session, &arguments),
         Verb::Config(ConfigVerb::Show) => config::show(session),
         Verb::Wal(WalVerb::Push { path }) => wal::push(session, &path),
         Verb::Wal(WalVerb::Get { name, destination }) => wal::get(session, &name, &destination),
         Verb::Wal(WalVerb::List(arguments)) => wal::list(session, &arguments),
         Verb::Wal(WalVerb::Show { name }) => wal::show(session, &name),
-        Verb::Backup(BackupVerb::List(_)) => backup::list(session),
-        Verb::Backup(BackupVerb::Show { id, .. }) => backup::show(session, &id),
-        Verb::Window(_) => window::run(session),
+        Verb::Backup(BackupVerb::Create(arguments)) => backup::create(session, &arguments),
+        Verb::Backup(BackupVerb::List(which)) => backup::list(session, &which),
+        Verb::Backup(BackupVerb::Show { which, id }) => backup::show(session, &which, &id),
+        Verb::Window(which) => window::run(session, &which),
         Verb::Plan(arguments) => plan::run(session, &arguments),
+        Verb::Restore(arguments) => restore::run(session, &arguments),
         Verb::Completions { shell } => generate::completions(shell),
         Verb::Man { directory } => generate::man(directory.as_deref()),
         Verb::Version => version::run(session),
@@ -48,16 +54,17 @@ impl Verb {
     /// # Errors
     /// Kind `config` for a path that is not UTF-8.
     pub(crate) fn add_flags(&self, flags: &mut Flags) -> Result<(), Failure> {
-        let (pgdata, jobs): (_, Option<u32>) = match self {
-            Self::Init(pgdata)
-            | Self::Check(pgdata)
-            | Self::Window(pgdata)
-            | Self::Server(ServerVerb::Adopt(pgdata))
-            | Self::Backup(BackupVerb::List(pgdata) | BackupVerb::Show { pgdata, .. }) => {
-                (Some(pgdata), None)
+        let (pgdata, jobs): (Option<&PathBuf>, Option<u32>) = match self {
+            Self::Init(pgdata) | Self::Server(ServerVerb::Adopt(pgdata)) => (pgdata.pgdata.as_ref(), None),
+            Self::Check(arguments) => (arguments.pgdata.pgdata.as_ref(), None),
+            Self::Window(which) | Self::Backup(BackupVerb::List(which) | BackupVerb::Show { which, .. }) => {
+                (which.pgdata.as_ref(), None)
             }
-            Self::Wal(WalVerb::List(arguments)) => (Some(&arguments.pgdata), None),
-            Self::Plan(arguments) => (Some(&arguments.pgdata), None),
+            Self::Wal(WalVerb::List(arguments)) => (arguments.which.pgdata.as_ref(), None),
+            Self::Backup(BackupVerb::Create(arguments)) => (arguments.pgdata.pgdata.as_ref(), arguments.jobs),
+            Self::Plan(arguments) => (arguments.which.pgdata.as_ref(), None),
+            // Its --pgdata is where to restore to, not a server at hand.
+            Self::Restore(arguments) => (None, arguments.jobs),
             Self::Server(ServerVerb::Show)
             | Self::Config(ConfigVerb::Show)
             | Self::Wal(WalVerb::Push { .. } | WalVerb::Get { .. } | WalVerb::Show { .. })
@@ -65,7 +72,7 @@ impl Verb {
             | Self::Man { .. }
             | Self::Version => (None, None),
         };
-        flags.set_path("pgdata", "--pgdata", pgdata.and_then(|pgdata| pgdata.pgdata.as_deref()))?;
+        flags.set_path("pgdata", "--pgdata", pgdata.map(PathBuf::as_path))?;
         flags.set("jobs", "--jobs", jobs.map(i64::from));
         Ok(())
     }

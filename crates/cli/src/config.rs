@@ -7,12 +7,14 @@
 mod load;
 
 use std::collections::BTreeMap;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::SignedDuration;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use walden_core::{ErrorKind, ServerName};
+use walden_engine::backup::WAL_TIMEOUT;
 use walden_store::{
     CONNECT_TIMEOUT, CompressionLevel, OPERATION_TIMEOUT, REQUEST_TIMEOUT, StoreConfig, StoreUrl,
 };
@@ -29,8 +31,8 @@ const DEFAULT_SERVER: &str = "main";
 const PUSH_DEADLINE: Duration = Duration::from_mins(2);
 /// How long a fetch may take with all its retries before recovery is stopped.
 const GET_DEADLINE: Duration = Duration::from_mins(2);
-/// Files read or written at once.
-const JOBS: u32 = 4;
+/// zstd's level for files of a backup, which are read once and kept for long.
+const BACKUP_LEVEL: i32 = 3;
 /// Most files read or written at once.
 pub(crate) const JOBS_MAX: u32 = 256;
 
@@ -77,6 +79,8 @@ pub(crate) struct WalConfig {
 pub(crate) struct BackupConfig {
     /// zstd's level for files, -7 to 19.
     pub(crate) compression_level: Level,
+    /// How long a backup waits without progress for its WAL to be archived.
+    pub(crate) wal_timeout: Span,
 }
 
 impl Default for Config {
@@ -92,7 +96,7 @@ impl Default for Config {
             server: default_server(),
             pgdata: None,
             state_directory: None,
-            jobs: Jobs(JOBS),
+            jobs: Jobs::default(),
             wal: WalConfig::default(),
             backup: BackupConfig::default(),
             store,
@@ -117,7 +121,8 @@ impl Default for WalConfig {
 
 impl Default for BackupConfig {
     fn default() -> Self {
-        Self { compression_level: Level(CompressionLevel::DEFAULT) }
+        let level = CompressionLevel::new(BACKUP_LEVEL).unwrap_or(CompressionLevel::DEFAULT);
+        Self { compression_level: Level(level), wal_timeout: Span(WAL_TIMEOUT) }
     }
 }
 
@@ -148,6 +153,14 @@ impl<'de> Deserialize<'de> for Span {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub(crate) struct Jobs(pub(crate) u32);
+
+impl Default for Jobs {
+    /// One for each core.
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        Self(u32::try_from(cores).unwrap_or(JOBS_MAX).min(JOBS_MAX))
+    }
+}
 
 impl<'de> Deserialize<'de> for Jobs {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -215,6 +228,8 @@ pub(crate) struct Effective {
     origins: BTreeMap<String, Origin>,
     /// The files that were read.
     pub(crate) files: Vec<PathBuf>,
+    /// Whether the file was named, instead of found in its usual place.
+    pub(crate) file_is_named: bool,
     /// What looks like a mistake and is none for sure.
     pub(crate) warnings: Vec<String>,
 }

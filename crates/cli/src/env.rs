@@ -52,6 +52,9 @@ pub(crate) const XDG_STATE_HOME: &str = "XDG_STATE_HOME";
 /// The user's home directory.
 pub(crate) const HOME: &str = "HOME";
 
+/// libpq's variables that say which server is meant. Others of libpq's are read by the engine.
+pub(crate) const CONNECTION: &[&str] = &["PGHOST", "PGHOSTADDR", "PGSERVICE"];
+
 /// The prefix of walden's own variables.
 pub(crate) const PREFIX: &str = "WALDEN_";
 
@@ -67,6 +70,7 @@ pub(crate) const SETTINGS: &[SettingVariable] = &[
     text("WALDEN_WAL_GET_DEADLINE", "wal.get_deadline"),
     integer("WALDEN_WAL_COMPRESSION_LEVEL", "wal.compression_level"),
     integer("WALDEN_BACKUP_COMPRESSION_LEVEL", "backup.compression_level"),
+    text("WALDEN_BACKUP_WAL_TIMEOUT", "backup.wal_timeout"),
     text("WALDEN_STORE_REQUEST_TIMEOUT", "store.request_timeout"),
     text("WALDEN_STORE_CONNECT_TIMEOUT", "store.connect_timeout"),
     text("WALDEN_STORE_OPERATION_TIMEOUT", "store.operation_timeout"),

@@ -1,12 +1,14 @@
 //! The runtimes: built only when a verb needs one, because hooks start a hundred times a minute.
 
 use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
 use walden_core::ErrorKind;
 
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::session::show_duration;
 
 /// How long work that was interrupted may take to end by itself.
@@ -27,6 +29,39 @@ pub(crate) fn run<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T
     runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
     result
 }
+
+/// Runs work that ends by itself, and cleans up, when the future that it is given ends: when a signal asks to stop.
+///
+/// # Errors
+/// Of the work; as `interrupted` when it failed after a signal.
+pub(crate) fn run_until_signal<T, W>(start: impl FnOnce(Stop) -> W) -> Result<T, Failure>
+where
+    W: Future<Output = Result<T, Failure>>,
+{
+    let runtime = runtime(Builder::new_multi_thread())?;
+    let signal = Arc::new(OnceLock::new());
+    let told = Arc::clone(&signal);
+    let stop: Stop = Box::pin(async move {
+        match interruption().await {
+            Ok(name) => drop(told.set(name)),
+            // Signals then keep their usual effect.
+            Err(_) => std::future::pending().await,
+        }
+    });
+    let result = runtime.block_on(start(stop));
+    runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
+    result.map_err(|failure| match signal.get() {
+        Some(name) => Failure {
+            kind: FailureKind::Interrupted,
+            message: format!("stopped by {name}: {}", failure.message),
+            ..failure
+        },
+        None => failure,
+    })
+}
+
+/// Ends when a signal asks to stop.
+pub(crate) type Stop = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Runs the work of a hook of PostgreSQL on this thread, for `deadline` at most. Signals keep their usual
 /// effect: PostgreSQL knows what to do with a command that they ended.

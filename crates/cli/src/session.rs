@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
-use walden_core::IncarnationRecord;
-use walden_engine::{Clock, Context, DataDirectory, NoProgress, Progress, SystemClock, find_incarnation};
+use walden_core::{ErrorKind, Incarnation, IncarnationRecord};
+use walden_engine::{
+    Clock, Context, DataDirectory, NoProgress, Progress, SystemClock, find_incarnation, read_incarnation,
+};
 use walden_store::{CounterSnapshot, Environment, Operation, Store};
 
 use crate::config::Effective;
@@ -114,13 +116,38 @@ impl Session {
         }
     }
 
-    /// The incarnation to look at: the named data directory's, else the server's current one.
+    /// The incarnation to look at: the named one, else the named data directory's, else the server's current one.
     ///
     /// # Errors
-    /// Of the engine.
-    pub(crate) async fn incarnation(&self, ctx: &Context) -> Result<IncarnationRecord, Failure> {
-        let data = self.data_directory_if_named()?;
-        Ok(find_incarnation(ctx, data.as_ref()).await?)
+    /// Of the engine; kind `not_found` when the server has no such incarnation.
+    pub(crate) async fn incarnation(
+        &self,
+        ctx: &Context,
+        named: Option<Incarnation>,
+    ) -> Result<IncarnationRecord, Failure> {
+        match (named, self.data_directory_if_named()?) {
+            (None, Some(data)) => Ok(find_incarnation(ctx, Some(&data)).await?),
+            (named, _) => self.incarnation_of_server(ctx, named).await,
+        }
+    }
+
+    /// The incarnation to restore from: the named one, else the server's current one.
+    ///
+    /// # Errors
+    /// As [`Self::incarnation`].
+    pub(crate) async fn incarnation_of_server(
+        &self,
+        ctx: &Context,
+        named: Option<Incarnation>,
+    ) -> Result<IncarnationRecord, Failure> {
+        let Some(named) = named else { return Ok(find_incarnation(ctx, None).await?) };
+        if let Some(record) = read_incarnation(ctx, named).await? {
+            return Ok(record);
+        }
+        // When it is the repository or the server that is missing, this says so.
+        find_incarnation(ctx, None).await?;
+        let message = format!("the server has no such incarnation incarnation={named} server={}", ctx.server);
+        Err(Failure::new(ErrorKind::NotFound, message).with_hint("walden server show lists them"))
     }
 
     fn state_directory(&self) -> Option<PathBuf> {

@@ -224,11 +224,12 @@ pub(crate) fn size(bytes: u64) -> String {
     format!("{}.{} {}", tenths / 10, tenths % 10, unit.unwrap_or(&"EiB"))
 }
 
-/// A duration as people read it: `0.4 s`, `12 s`, `3 min 20 s`, `5 h 2 min`, `3 d 4 h`.
+/// A duration as people read it: `450 ms`, `1.4 s`, `12 s`, `3 min 20 s`, `5 h 2 min`, `3 d 4 h`.
 pub(crate) fn duration(duration: SignedDuration) -> String {
     let seconds = duration.as_secs().max(0);
     match seconds {
-        0..10 => format!("{}.{} s", seconds, duration.subsec_millis().max(0) / 100),
+        0 => format!("{} ms", duration.as_millis().max(0)),
+        1..10 => format!("{}.{} s", seconds, duration.subsec_millis().max(0) / 100),
         10..120 => format!("{seconds} s"),
         120..7200 => format!("{} min {} s", seconds / 60, seconds % 60),
         7200..172_800 => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
@@ -264,13 +265,14 @@ mod tests {
     #[test]
     fn durations_are_short_and_right() {
         for (milliseconds, text) in [
-            (0, "0.0 s"),
-            (450, "0.4 s"),
+            (0, "0 ms"),
+            (450, "450 ms"),
+            (1450, "1.4 s"),
             (12_999, "12 s"),
             (200_000, "3 min 20 s"),
             (18_120_000, "5 h 2 min"),
             (273_600_000, "3 d 4 h"),
-            (-5, "0.0 s"),
+            (-5, "0 ms"),
         ] {
             assert_eq!(duration(SignedDuration::from_millis(milliseconds)), text);
         }

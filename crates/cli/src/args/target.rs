@@ -39,11 +39,11 @@ pub(crate) struct TargetArgs {
     /// Stop just before the target instead of just after it (with a time, an LSN or a transaction)
     #[arg(long, help_heading = HEADING)]
     pub(crate) target_exclusive: bool,
-    /// The timeline to follow: latest, current (the backup's own), or a number
+    /// The timeline to follow: latest (the default), current (the backup's own), or a number
     ///
     /// A number is decimal, as in PostgreSQL's messages and history files; the digits of a file name are
     /// hexadecimal, and are taken with 0x in front.
-    #[arg(long, value_name = "TIMELINE", default_value = "latest", value_parser = parse_timeline, help_heading = HEADING)]
+    #[arg(long, value_name = "TIMELINE", default_value = "latest", hide_default_value = true, value_parser = parse_timeline, help_heading = HEADING)]
     pub(crate) target_timeline: TargetTimeline,
     /// What the server does at the target: pause (read-only, so that you can look first), promote or shutdown
     ///

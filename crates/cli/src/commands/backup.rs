@@ -1,31 +1,92 @@
 //! `walden backup create`, `list` and `show`.
 
+use jiff::SignedDuration;
 use serde::Serialize;
 use walden_core::{BackupRecord, ErrorKind};
+use walden_engine::backup::{
+    BackupReport, BackupRequest, Checkpoint, ConnectionOptions, JOBS_MAX, create as create_backup,
+};
 use walden_engine::load_snapshot;
 
+use crate::args::{BackupCreateArgs, CheckpointArg, WhichArgs};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::runtime;
 use crate::session::Session;
 use crate::text::{Align, Table, Text, count, duration, size};
 
-/// One backup in `backup list`.
-#[derive(Debug, Serialize)]
-struct ListedBackup<'a> {
-    #[serde(flatten)]
-    record: &'a BackupRecord,
+pub(super) fn create(session: &Session, arguments: &BackupCreateArgs) -> Result<Exit, Failure> {
+    let config = &session.effective.config;
+    let request = BackupRequest {
+        pgdata: config.pgdata.clone(),
+        label: arguments.label.clone(),
+        checkpoint: match arguments.checkpoint {
+            CheckpointArg::Fast => Checkpoint::Fast,
+            CheckpointArg::Spread => Checkpoint::Spread,
+        },
+        jobs: usize::try_from(config.jobs.0).unwrap_or(JOBS_MAX).min(JOBS_MAX),
+        level: config.backup.compression_level.0,
+        wal_timeout: config.backup.wal_timeout.0,
+    };
+    let connection = ConnectionOptions::resolve(arguments.connection.dbname.as_deref())?;
+    let ctx = session.context()?;
+    let report = runtime::run_until_signal(|stop| async {
+        Ok(create_backup(&ctx, request, connection, stop).await?)
+    })?;
+    for warning in &report.warnings {
+        session.printer.warning(warning);
+    }
+    session.printer.report(&report, |text| render_created(text, &report))?;
+    session.note_cost(&ctx);
+    Ok(Exit::Done)
 }
 
-pub(super) fn list(session: &Session) -> Result<Exit, Failure> {
+fn render_created(text: &mut Text, report: &BackupReport) {
+    let backup = &report.backup;
+    text.facts(&[
+        ("backup", format!("{} ({})", backup.id, word(&backup.kind))),
+        ("server", format!("{}, incarnation {}", backup.server, backup.incarnation)),
+        ("size", format!("{} in {}", size(backup.bytes), count(backup.files, "file"))),
+        (
+            "stored",
+            format!(
+                "{} in {}, {}/s read, {}/s stored",
+                size(backup.stored_bytes),
+                count(u64::from(backup.packs), "pack"),
+                size(report.bytes_per_second),
+                size(report.stored_bytes_per_second)
+            ),
+        ),
+        ("LSN", format!("{} to {} on timeline {}", backup.start_lsn, backup.stop_lsn, backup.timeline)),
+        (
+            "WAL",
+            format!("{}, {} to {}", count(report.wal.segments, "segment"), report.wal.first, report.wal.last),
+        ),
+        ("finished", text.moment(backup.finished_at)),
+        ("took", seconds(report.seconds.total)),
+        (
+            "of that",
+            format!(
+                "checkpoint {}, copying {}, waiting for WAL {}",
+                seconds(report.seconds.checkpoint),
+                seconds(report.seconds.copying),
+                seconds(report.seconds.waiting)
+            ),
+        ),
+    ]);
+}
+
+fn seconds(seconds: f64) -> String {
+    SignedDuration::try_from_secs_f64(seconds).map_or_else(|_| format!("{seconds} s"), duration)
+}
+
+pub(super) fn list(session: &Session, which: &WhichArgs) -> Result<Exit, Failure> {
     let ctx = session.context()?;
     let snapshot = runtime::run(async {
-        let record = session.incarnation(&ctx).await?;
+        let record = session.incarnation(&ctx, which.incarnation.incarnation).await?;
         Ok(load_snapshot(&ctx, &record).await?)
     })?;
-    let listed: Vec<ListedBackup<'_>> =
-        snapshot.backups.iter().map(|record| ListedBackup { record }).collect();
-    session.printer.report(&listed, |text| {
+    session.printer.report(&snapshot.backups, |text| {
         if snapshot.backups.is_empty() {
             text.line("there is no backup yet");
             return;
@@ -64,10 +125,10 @@ pub(super) fn list(session: &Session) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-pub(super) fn show(session: &Session, id: &str) -> Result<Exit, Failure> {
+pub(super) fn show(session: &Session, which: &WhichArgs, id: &str) -> Result<Exit, Failure> {
     let ctx = session.context()?;
     let record = runtime::run(async {
-        let incarnation = session.incarnation(&ctx).await?;
+        let incarnation = session.incarnation(&ctx, which.incarnation.incarnation).await?;
         let snapshot = load_snapshot(&ctx, &incarnation).await?;
         let found = match id {
             "latest" => snapshot.backups.last(),

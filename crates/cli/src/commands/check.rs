@@ -1,20 +1,57 @@
 //! `walden check`.
 
-use walden_engine::{CheckReport, CheckStatus, check};
+use walden_engine::backup::{ConnectionOptions, archiver_facts};
+use walden_engine::{ArchiverFacts, Check, CheckReport, CheckStatus, check};
 
+use crate::args::CheckArgs;
+use crate::env;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::runtime;
 use crate::session::Session;
 use crate::text::Text;
 
-pub(super) fn run(session: &Session) -> Result<Exit, Failure> {
+pub(super) fn run(session: &Session, arguments: &CheckArgs) -> Result<Exit, Failure> {
     let data = session.data_directory_if_named()?;
     let ctx = session.context()?;
-    let report = runtime::run(async { Ok(check(&ctx, data.as_ref(), None).await?) })?;
+    let asked = asks_the_server(session, arguments);
+    let dbname = arguments.connection.dbname.as_deref();
+    let report = runtime::run(async {
+        let (facts, unanswered) = if asked { ask(dbname).await } else { (None, None) };
+        let mut report = check(&ctx, data.as_ref(), facts.as_ref()).await?;
+        report.checks.extend(unanswered);
+        Ok(report)
+    })?;
     session.printer.report(&session.with_cost(&report, &ctx), |text| render(text, &report))?;
     session.note_cost(&ctx);
     Ok(if report.ok { Exit::Done } else { Exit::ProblemsFound })
+}
+
+/// The server is asked when somebody said where it is.
+fn asks_the_server(session: &Session, arguments: &CheckArgs) -> bool {
+    let named = |name: &&str| session.environment.get(name).is_some();
+    arguments.connection.dbname.is_some() || env::CONNECTION.iter().any(named)
+}
+
+/// What the server says about its archiver, or a finding that it does not answer: it may well be down.
+async fn ask(dbname: Option<&str>) -> (Option<ArchiverFacts>, Option<Check>) {
+    let facts = match ConnectionOptions::resolve(dbname) {
+        Ok(connection) => archiver_facts(connection).await,
+        Err(error) => Err(error),
+    };
+    match facts {
+        Ok(facts) => (Some(facts), None),
+        Err(error) => {
+            let failure = Failure::from(error);
+            let check = Check {
+                name: "connection",
+                status: CheckStatus::Warning,
+                detail: format!("the server could not be asked: {}", failure.sentence()),
+                hint: failure.hint,
+            };
+            (None, Some(check))
+        }
+    }
 }
 
 fn render(text: &mut Text, report: &CheckReport) {

@@ -16,7 +16,7 @@ pub(super) fn run(session: &Session, arguments: &PlanArgs) -> Result<Exit, Failu
     let request = arguments.target.request(now)?;
     let ctx = session.context()?;
     let plan = runtime::run(async {
-        let record = session.incarnation(&ctx).await?;
+        let record = session.incarnation(&ctx, arguments.which.incarnation.incarnation).await?;
         let snapshot = load_snapshot(&ctx, &record).await?;
         decide(&snapshot, &request, now)
     })?;

@@ -77,7 +77,7 @@ fn current_directory() -> Result<PathBuf, Failure> {
 pub(super) fn list(session: &Session, arguments: &WalListArgs) -> Result<Exit, Failure> {
     let ctx = session.context()?;
     let mut report = runtime::run(async {
-        let record = session.incarnation(&ctx).await?;
+        let record = session.incarnation(&ctx, arguments.which.incarnation.incarnation).await?;
         Ok(wal_list(&load_snapshot(&ctx, &record).await?))
     })?;
     if let Some(wanted) = arguments.timeline {

@@ -3,16 +3,17 @@
 use walden_core::{RecoveryWindow, TimelineWindow, recovery_window};
 use walden_engine::load_snapshot;
 
+use crate::args::WhichArgs;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::runtime;
 use crate::session::Session;
 use crate::text::{Align, Table, Text, count};
 
-pub(super) fn run(session: &Session) -> Result<Exit, Failure> {
+pub(super) fn run(session: &Session, which: &WhichArgs) -> Result<Exit, Failure> {
     let ctx = session.context()?;
     let window = runtime::run(async {
-        let record = session.incarnation(&ctx).await?;
+        let record = session.incarnation(&ctx, which.incarnation.incarnation).await?;
         let snapshot = load_snapshot(&ctx, &record).await?;
         Ok(recovery_window(&snapshot, session.now()))
     })?;

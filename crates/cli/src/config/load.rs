@@ -72,6 +72,7 @@ fn load_from(
             let failure = Failure::new(ErrorKind::Config, message);
             return Err(failure.with_hint("it is named by --config or WALDEN_CONFIG"));
         }
+        layers.file_is_named = true;
     } else {
         layers.add_file(system_file)?;
         if let Some(path) = user_file(environment) {
@@ -106,6 +107,7 @@ struct Layers {
     table: Table,
     origins: BTreeMap<String, Origin>,
     files: Vec<PathBuf>,
+    file_is_named: bool,
 }
 
 impl Layers {
@@ -143,12 +145,14 @@ impl Layers {
         let mut table = Table::try_from(Config::default()).map_err(|error| {
             Failure::new(ErrorKind::Internal, "built-in settings are not valid").caused_by(&error)
         })?;
-        overlay(&mut table, self.table);
+        let Self { table: upper, origins, files, file_is_named } = self;
+        overlay(&mut table, upper);
         let config = Config::deserialize(table).map_err(|error| {
             Failure::new(ErrorKind::Config, format!("settings are not valid: {}", error.message()))
         })?;
         let warnings = unknown_variables(environment);
-        Ok(Effective { config, origins: self.origins, files: self.files, warnings })
+
+        Ok(Effective { config, origins, files, file_is_named, warnings })
     }
 }
 
@@ -377,7 +381,13 @@ mod tests {
         let mut full = Config::default();
         full.repo = Some("file:///x".parse().unwrap());
         let shown =
-            Effective { config: full, origins: BTreeMap::new(), files: Vec::new(), warnings: Vec::new() }
+            Effective {
+                config: full,
+                origins: BTreeMap::new(),
+                files: Vec::new(),
+                file_is_named: false,
+                warnings: Vec::new(),
+            }
                 .shown();
         for setting in shown {
             assert!(env::SETTINGS.iter().any(|variable| variable.path == setting.name), "{}", setting.name);

@@ -1,0 +1,165 @@
+//! `walden restore`.
+
+use std::num::NonZeroUsize;
+
+use walden_core::ErrorKind;
+use walden_engine::load_snapshot;
+use walden_engine::restore::{
+    ArchiveMode, RestoreReport, RestoreRequest, ServerState, StartOptions, StartReport, execute_until,
+};
+
+use super::plan::decide;
+use super::restore_command::restore_command;
+use crate::args::{ArchiveModeArg, RestoreArgs};
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::runtime;
+use crate::session::Session;
+use crate::text::{Align, Table, Text, count, duration, size};
+
+pub(super) fn run(session: &Session, arguments: &RestoreArgs) -> Result<Exit, Failure> {
+    let now = session.now();
+    let recovery = arguments.target.request(now)?;
+    let request = request(session, arguments)?;
+    let ctx = session.context()?;
+    let report = runtime::run_until_signal(|stop| async {
+        // The directory to restore into decides nothing: the server's current incarnation, or the one named.
+        let named = arguments.incarnation.incarnation;
+        let record = session.incarnation_of_server(&ctx, named).await?;
+        let snapshot = load_snapshot(&ctx, &record).await?;
+        let plan = decide(&snapshot, &recovery, now)?;
+        for warning in &plan.warnings {
+            session.printer.warning(warning);
+        }
+        Ok(execute_until(&ctx, &plan, request, stop).await?)
+    })?;
+    for warning in &report.warnings {
+        session.printer.warning(warning);
+    }
+    session.printer.report(&session.with_cost(&report, &ctx), |text| render(text, &report))?;
+    session.note_cost(&ctx);
+    Ok(Exit::Done)
+}
+
+fn request(session: &Session, arguments: &RestoreArgs) -> Result<RestoreRequest, Failure> {
+    let effective = &session.effective;
+    let program = std::env::current_exe().map_err(|error| {
+        Failure::new(ErrorKind::LocalIo, "cannot tell the path of this program").caused_by(&error)
+    })?;
+    let start = arguments.start.then(|| StartOptions {
+        bin_directory: arguments.pg_bin.clone(),
+        port: arguments.port,
+        socket_directory: arguments.socket_directory.clone(),
+        timeout: arguments.start_timeout,
+        ..StartOptions::default()
+    });
+    Ok(RestoreRequest {
+        pgdata: arguments.pgdata.clone(),
+        tablespace_mapping: arguments.tablespace_mapping.clone(),
+        jobs: usize::try_from(effective.config.jobs.0).ok().and_then(NonZeroUsize::new),
+        restore_command: restore_command(&program, effective, effective.repo()?, &effective.config.server),
+        settings: arguments.setting.clone(),
+        archive_mode: match arguments.archive_mode {
+            ArchiveModeArg::Preserve => ArchiveMode::Preserve,
+            ArchiveModeArg::Off => ArchiveMode::Off,
+        },
+        start,
+    })
+}
+
+fn render(text: &mut Text, report: &RestoreReport) {
+    let took = report.finished_at.duration_since(report.started_at);
+    text.facts(&[
+        ("restored", report.pgdata.display().to_string()),
+        (
+            "from",
+            format!("backup {} of {}, incarnation {}", report.backup, report.server, report.incarnation),
+        ),
+        ("target", format!("{}, timeline {}", report.target.describe(), report.target_timeline)),
+        (
+            "written",
+            format!(
+                "{} in {}, from {} stored, in {}",
+                size(report.bytes),
+                count(report.files, "file"),
+                size(report.stored_bytes),
+                duration(took)
+            ),
+        ),
+    ]);
+    if let Some(owner) = &report.owner {
+        let name = owner.user.clone().unwrap_or_else(|| format!("uid {}", owner.uid));
+        text.facts(&[("owner", format!("{name}: {}", owner.reason))]);
+    }
+    if !report.tablespaces.is_empty() {
+        text.heading("Tablespaces");
+        let mut table = Table::new(&[("OID", Align::Right), ("FROM", Align::Left), ("TO", Align::Left)]);
+        for tablespace in &report.tablespaces {
+            let (from, to) = (tablespace.from.display().to_string(), tablespace.to.display().to_string());
+            table.row([tablespace.oid.to_string(), from, to]);
+        }
+        text.table(&table);
+    }
+    for link in &report.links {
+        let now = if link.as_directory { "a directory stands in its place" } else { "left out" };
+        text.line(format!("link {} -> {}: {now}", link.path, link.target));
+    }
+    render_list(text, "Generated", &report.generated);
+    render_list(text, "Settings of the source taken out of postgresql.auto.conf", &report.dropped_settings);
+    text.heading("Settings written to postgresql.auto.conf");
+    for setting in report.settings.iter().filter(|setting| !setting.value.is_empty()) {
+        text.line(format!("{} = '{}'", setting.name, setting.value.replace('\'', "''")));
+    }
+    if let Some(started) = &report.started {
+        render_started(text, started);
+    } else {
+        text.heading("To start it");
+        text.line(&report.start_command);
+    }
+    text.gap();
+    text.line("It does not archive into the repository it came from; if it replaces the server for good:");
+    text.line(format!("walden server adopt --pgdata {}", report.pgdata.display()));
+}
+
+fn render_list(text: &mut Text, heading: &str, items: &[String]) {
+    if !items.is_empty() {
+        text.heading(heading);
+        text.bullets(items);
+    }
+}
+
+fn render_started(text: &mut Text, started: &StartReport) {
+    text.heading("Started");
+    let state = match started.state {
+        ServerState::Paused => {
+            "paused at the target, read-only: look at the data, then SELECT pg_wal_replay_resume()"
+        }
+        ServerState::Promoted => "promoted: open for writing",
+        ServerState::ShutDown => "shut down at the target",
+    };
+    let elapsed = i64::try_from(started.elapsed_ms).unwrap_or(i64::MAX);
+    let mut facts = vec![
+        ("server", state.to_owned()),
+        ("recovery took", duration(jiff::SignedDuration::from_millis(elapsed))),
+    ];
+    if let Some(lsn) = started.replay_lsn {
+        facts.push(("replayed to", lsn.to_string()));
+    }
+    if let Some(at) = &started.last_transaction_at {
+        facts.push(("last transaction", at.clone()));
+    }
+    if let Some(message) = &started.stop_message {
+        facts.push(("the server says", message.clone()));
+    }
+    if let Some(timeline) = started.timeline {
+        facts.push(("timeline", timeline.to_string()));
+    }
+    if let Some(why) = &started.not_asked {
+        facts.push(("not asked", why.clone()));
+    }
+    facts.push(("log", started.log.display().to_string()));
+    if let Some(command) = &started.connect_command {
+        facts.push(("connect", command.clone()));
+    }
+    text.facts(&facts);
+}
