@@ -46,7 +46,7 @@ fn bench() -> Bench {
     let name = server.switch_wal().unwrap().to_string();
     server.stop(StopMode::Fast).unwrap();
     let segment = server.data_dir().join("pg_wal").join(&name);
-    s3.take_requests();
+    drop(s3.take_requests());
     Bench { walden, server, s3, segment, name }
 }
 
@@ -222,7 +222,7 @@ fn the_steady_state_costs_one_request() {
     commit_rows(&bench.server, 1);
     let next = bench.server.switch_wal().unwrap().to_string();
     bench.server.stop(StopMode::Fast).unwrap();
-    bench.s3.take_requests();
+    drop(bench.s3.take_requests());
     let path = bench.server.data_dir().join("pg_wal").join(&next);
     assert_code(&run(&mut bench.walden.command(&["wal", "push", path.to_str().unwrap()])), 0, "push");
     assert_eq!(bench.s3.take_requests().len(), 1, "pushed");
@@ -237,25 +237,18 @@ fn a_full_disk_leaves_nothing_behind() {
     let bench = bench();
     assert_code(&bench.push(), 0, "push");
     bench.signal("recovery.signal");
-    let mut traced = std::process::Command::new("strace");
-    traced.args([
-        "-f",
-        "-qq",
-        "-o",
-        "/dev/null",
-        "-e",
-        "trace=write",
-        "-e",
-        "inject=write:error=ENOSPC:when=3+",
-    ]);
+    // A pg_wal of 8 MiB that only this command sees; a segment has 16.
+    let script =
+        "mount -t tmpfs -o size=8m tmpfs pg_wal || exit 99; \"$0\" \"$@\"; code=$?; ls -A pg_wal; exit $code";
     let get = bench.walden.command(&["wal", "get", &bench.name, "pg_wal/RECOVERYXLOG"]);
-    traced.arg(get.get_program()).args(get.get_args()).current_dir(bench.server.data_dir());
-    traced.envs(get.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    bench.walden.as_server_user(&mut traced);
-    let output = run(&mut traced);
+    let mut starved = std::process::Command::new("unshare");
+    starved.arg(if nix::unistd::geteuid().is_root() { "-m" } else { "-rm" }).args(["sh", "-c", script]);
+    starved.arg(get.get_program()).args(get.get_args()).current_dir(bench.server.data_dir());
+    starved.envs(get.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let output = run(&mut starved);
     assert_code(&output, FATAL + LOCAL_IO, "full disk");
-    assert!(!bench.destination().try_exists().unwrap());
-    assert_eq!(litter(bench.server.data_dir()), Vec::<String>::new());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("No space left"), "{}", describe(&output));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "", "nothing is left in pg_wal");
     assert_code(&bench.get(&bench.name), 0, "there is room again");
 }
 

@@ -12,7 +12,7 @@ use crate::support::{Repository, Walden, commit_rows, describe, run};
 
 /// The system calls that change something outside of the process.
 const EFFECTS: &str = "openat,write,writev,pwrite64,fsync,fdatasync,rename,renameat,renameat2,link,linkat,unlink,unlinkat,mkdir,\
-     mkdirat,ftruncate,connect,sendto,sendmsg,close";
+     mkdirat,ftruncate,connect,sendto,sendmsg";
 /// More effects than any push has.
 const EFFECTS_MAX: usize = 2_000;
 

@@ -12,24 +12,24 @@ fn on(store: TestStore, keep: impl Any) -> Repository {
 }
 
 /// The in-process S3 server.
-pub fn s3() -> Repository {
+pub(crate) fn s3() -> Repository {
     faulty_s3().0
 }
 
 /// The same, with the server to make it fail.
-pub fn faulty_s3() -> (Repository, Arc<S3Server>) {
+pub(crate) fn faulty_s3() -> (Repository, Arc<S3Server>) {
     let server = Arc::new(S3Server::start().unwrap());
     (on(server.store("repo"), Arc::clone(&server)), server)
 }
 
 /// Azurite.
-pub fn azure() -> Repository {
+pub(crate) fn azure() -> Repository {
     let server = Azurite::start().unwrap();
     on(server.store("repo"), server)
 }
 
 /// The stand-in for Google Cloud Storage.
-pub fn gcs() -> Repository {
+pub(crate) fn gcs() -> Repository {
     let server = GcsStandIn::start().unwrap();
     on(server.store("repo"), server)
 }

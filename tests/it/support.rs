@@ -9,17 +9,17 @@ use walden_pg::{Lsn, PgMajor};
 use walden_testkit::postgres::{PgServer, PgServerBuilder, ServerAccount};
 
 /// A place for a repository, and what the environment must hold to reach it.
-pub struct Repository {
-    pub url: String,
-    pub environment: Vec<(String, String)>,
+pub(crate) struct Repository {
+    pub(crate) url: String,
+    pub(crate) environment: Vec<(String, String)>,
     /// Where the objects are, when they are files.
-    pub directory: Option<PathBuf>,
+    pub(crate) directory: Option<PathBuf>,
     _keep: Box<dyn Any>,
 }
 
 impl Repository {
     /// A directory that the server's account owns.
-    pub fn local() -> Self {
+    pub(crate) fn local() -> Self {
         let directory = ServerAccount::current().unwrap().temp_dir().unwrap();
         let path = directory.path().to_path_buf();
         let url = format!("file://{}", path.display());
@@ -27,21 +27,21 @@ impl Repository {
     }
 
     /// Something that a test started and keeps.
-    pub fn on(url: String, environment: Vec<(String, String)>, keep: impl Any) -> Self {
+    pub(crate) fn on(url: String, environment: Vec<(String, String)>, keep: impl Any) -> Self {
         Self { url, environment, directory: None, _keep: Box::new(keep) }
     }
 }
 
 /// The program, for one server's archive.
-pub struct Walden {
+pub(crate) struct Walden {
     program: PathBuf,
     account: ServerAccount,
     home: tempfile::TempDir,
-    pub environment: Vec<(String, String)>,
+    pub(crate) environment: Vec<(String, String)>,
 }
 
 impl Walden {
-    pub fn new(repository: &Repository, server: &str) -> Self {
+    pub(crate) fn new(repository: &Repository, server: &str) -> Self {
         let account = ServerAccount::current().unwrap();
         let program = account.executable(Path::new(env!("CARGO_BIN_EXE_walden"))).unwrap();
         let mut environment = repository.environment.clone();
@@ -50,24 +50,19 @@ impl Walden {
         Self { program, account, home: account.temp_dir().unwrap(), environment }
     }
 
-    /// The program's path, for a command line.
-    pub fn program(&self) -> &Path {
-        &self.program
-    }
-
     /// The archive_command of this archive.
-    pub fn archive_command(&self) -> String {
+    pub(crate) fn archive_command(&self) -> String {
         format!("{} wal push %p", self.program.display())
     }
 
     /// A server that will archive here, with everything its hooks need in its environment.
-    pub fn server(&self, major: PgMajor) -> PgServerBuilder {
+    pub(crate) fn server(&self, major: PgMajor) -> PgServerBuilder {
         let builder = PgServer::builder(major).archive_command(self.archive_command());
         self.environment.iter().fold(builder, |builder, (name, value)| builder.env(name, value))
     }
 
     /// A server over a restored data directory, with everything its hooks need in its environment.
-    pub fn restored(&self, major: PgMajor, data: &Path) -> PgServer {
+    pub(crate) fn restored(&self, major: PgMajor, data: &Path) -> PgServer {
         let builder = PgServer::builder(major);
         let builder =
             self.environment.iter().fold(builder, |builder, (name, value)| builder.env(name, value));
@@ -75,7 +70,7 @@ impl Walden {
     }
 
     /// A command of the program, run as the server's account.
-    pub fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
         self.account.run(&mut command);
         command.args(arguments).current_dir(self.home.path()).env("HOME", self.home.path());
@@ -84,29 +79,29 @@ impl Walden {
     }
 
     /// Makes another program run as the server's account.
-    pub fn as_server_user(&self, command: &mut Command) {
+    pub(crate) fn as_server_user(&self, command: &mut Command) {
         self.account.run(command);
     }
 
     /// The same, beside a running server.
-    pub fn command_at(&self, server: &PgServer, arguments: &[&str]) -> Command {
+    pub(crate) fn command_at(&self, server: &PgServer, arguments: &[&str]) -> Command {
         let mut command = self.command(arguments);
         server.run_as_server_user(&mut command);
         command
     }
 
     /// Runs it and takes its JSON; it must succeed.
-    pub fn json(&self, arguments: &[&str]) -> Value {
+    pub(crate) fn json(&self, arguments: &[&str]) -> Value {
         succeed_json(self.command(&with_json(arguments)))
     }
 
     /// The same, beside a running server.
-    pub fn json_at(&self, server: &PgServer, arguments: &[&str]) -> Value {
+    pub(crate) fn json_at(&self, server: &PgServer, arguments: &[&str]) -> Value {
         succeed_json(self.command_at(server, &with_json(arguments)))
     }
 
     /// Runs it; it must fail with this exit code, and its JSON error is returned.
-    pub fn fails(&self, code: i32, arguments: &[&str]) -> Value {
+    pub(crate) fn fails(&self, code: i32, arguments: &[&str]) -> Value {
         let output = run(&mut self.command(&with_json(arguments)));
         assert_eq!(output.status.code(), Some(code), "{}", describe(&output));
         let value: Value =
@@ -115,7 +110,7 @@ impl Walden {
     }
 
     /// Makes the archive for a server.
-    pub fn init(&self, server: &PgServer) -> Value {
+    pub(crate) fn init(&self, server: &PgServer) -> Value {
         self.json_at(server, &["init", "--pgdata", server.data_dir().to_str().unwrap()])
     }
 }
@@ -124,11 +119,11 @@ fn with_json<'a>(arguments: &[&'a str]) -> Vec<&'a str> {
     [arguments, &["--output", "json"]].concat()
 }
 
-pub fn run(command: &mut Command) -> Output {
+pub(crate) fn run(command: &mut Command) -> Output {
     command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"))
 }
 
-pub fn describe(output: &Output) -> String {
+pub(crate) fn describe(output: &Output) -> String {
     format!(
         "{}\nstdout: {}\nstderr: {}",
         output.status,
@@ -145,18 +140,18 @@ fn succeed_json(mut command: Command) -> Value {
 
 /// One committed row, and everything that can name the moment after it.
 #[derive(Debug, Clone)]
-pub struct Mark {
+pub(crate) struct Mark {
     /// Rows in the table after it.
-    pub rows: i64,
-    pub xid: u64,
+    pub(crate) rows: i64,
+    pub(crate) xid: u64,
     /// The end of WAL after the commit.
-    pub lsn: Lsn,
+    pub(crate) lsn: Lsn,
     /// A time after this commit and before the next.
-    pub time: String,
+    pub(crate) time: String,
 }
 
 /// Commits rows one by one, each a transaction of its own, and remembers the moment after each.
-pub fn commit_rows(server: &PgServer, count: usize) -> Vec<Mark> {
+pub(crate) fn commit_rows(server: &PgServer, count: usize) -> Vec<Mark> {
     let session = server.session().unwrap();
     session
         .execute("CREATE TABLE IF NOT EXISTS walden_marks (id bigserial PRIMARY KEY, payload text)")
@@ -175,6 +170,6 @@ pub fn commit_rows(server: &PgServer, count: usize) -> Vec<Mark> {
 }
 
 /// The rows of [`commit_rows`] in a server.
-pub fn count_rows(server: &PgServer) -> i64 {
+pub(crate) fn count_rows(server: &PgServer) -> i64 {
     server.value("SELECT count(*) FROM walden_marks").unwrap()
 }
