@@ -559,6 +559,9 @@ impl Candidate<'_> {
                 Setting { value: value.map(|(_, value)| value.clone()).unwrap_or_default(), name }
             })
             .collect();
+        // PostgreSQL takes them in order, and refuses an empty one after the one that is set (`assign_recovery_target*`
+        // in `src/backend/access/transam/xlogrecovery.c`).
+        settings.sort_by_key(|setting| !setting.value.is_empty());
         let inclusive = if request.exclusive { "off" } else { "on" };
         for (name, value) in [
             ("recovery_target_inclusive", inclusive.to_owned()),
