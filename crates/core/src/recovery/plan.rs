@@ -550,18 +550,13 @@ impl Candidate<'_> {
             RecoveryTarget::Xid(xid) => Some(("recovery_target_xid", xid.to_string())),
             RecoveryTarget::Name(name) => Some(("recovery_target_name", name.clone())),
         };
-        // Every target is written, the unused ones empty: one left over from the source would win or clash.
+        // The unused targets are written empty, so that none left over from the source can clash; and before the
+        // chosen one, because PostgreSQL takes an empty one after it for a second target
+        // (`assign_recovery_target*`, src/backend/access/transam/xlogrecovery.c).
         let all = ["", "_time", "_lsn", "_xid", "_name"].map(|suffix| format!("recovery_target{suffix}"));
-        let mut settings: Vec<Setting> = all
-            .into_iter()
-            .map(|name| {
-                let value = target.as_ref().filter(|(chosen, _)| *chosen == name);
-                Setting { value: value.map(|(_, value)| value.clone()).unwrap_or_default(), name }
-            })
-            .collect();
-        // PostgreSQL takes them in order, and refuses an empty one after the one that is set (`assign_recovery_target*`
-        // in `src/backend/access/transam/xlogrecovery.c`).
-        settings.sort_by_key(|setting| !setting.value.is_empty());
+        let unused = all.into_iter().filter(|name| target.as_ref().is_none_or(|(chosen, _)| chosen != name));
+        let mut settings: Vec<Setting> = unused.map(|name| Setting { name, value: String::new() }).collect();
+        settings.extend(target.map(|(name, value)| Setting { name: name.to_owned(), value }));
         let inclusive = if request.exclusive { "off" } else { "on" };
         for (name, value) in [
             ("recovery_target_inclusive", inclusive.to_owned()),

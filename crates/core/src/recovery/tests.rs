@@ -136,10 +136,10 @@ fn settings_leave_no_room_for_an_older_target() {
         planned.settings.iter().map(|s| format!("{} = '{}'", s.name, s.value)).collect();
     insta::assert_snapshot!(settings.join("\n"), @r"
     recovery_target = ''
-    recovery_target_time = '2026-11-20 14:31:58.204113+00'
     recovery_target_lsn = ''
     recovery_target_xid = ''
     recovery_target_name = ''
+    recovery_target_time = '2026-11-20 14:31:58.204113+00'
     recovery_target_inclusive = 'on'
     recovery_target_timeline = '1'
     recovery_target_action = 'pause'
