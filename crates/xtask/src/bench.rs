@@ -28,7 +28,16 @@ pub(crate) fn main(arguments: &[String]) -> Result<()> {
     let bench = setup::ensure()?;
     proc::loud(cargo()?.args(["build", "--release", "--locked", "--package", "walden"]))?;
     let mut measure = cargo()?;
-    measure.args(["run", "--release", "--locked", "--package", "walden-testkit", "--example", "measure", "--"]);
+    measure.args([
+        "run",
+        "--release",
+        "--locked",
+        "--package",
+        "walden-testkit",
+        "--example",
+        "measure",
+        "--",
+    ]);
     measure.args(["target/release/walden", &scale]).env(paths::TESTBENCH_ENV, bench.dir());
     proc::loud(&mut measure)
 }

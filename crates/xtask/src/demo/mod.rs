@@ -226,7 +226,7 @@ impl Stage {
 
     /// Shows what may explain a failure.
     fn show_logs(&self) {
-        for name in ["server.log", "restored/startup.log"] {
+        for name in ["server.log", "restored/walden-startup.log"] {
             if let Ok(log) = fs::read_to_string(self.dir.join(name)) {
                 let lines: Vec<&str> = log.lines().collect();
                 println!("\nend of {}:", self.dir.join(name).display());
