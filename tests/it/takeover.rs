@@ -17,6 +17,8 @@ fn stops_and_finishes(major: PgMajor, fault: Fault) {
     commit_rows(&server, 1);
     walden.json_at(&server, &["backup", "create"]);
     for _ in 0..4 {
+        // Enough that every stored segment is larger than the place that a fault damages.
+        server.insert_rows(2_000).unwrap();
         commit_rows(&server, 5);
         server.archive_current_segment().unwrap();
     }
