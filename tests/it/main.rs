@@ -1,5 +1,12 @@
 //! End-to-end tests: the program as Postgres and people run it, against real servers.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that can't go on ends loudly, and says where"
+)]
+
 mod faults;
 mod kills;
 mod ownership;

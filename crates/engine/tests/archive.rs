@@ -1,5 +1,7 @@
 //! Push and get over a local directory: what may be archived, what is refused, and what an answer means.
 
+#![expect(clippy::unwrap_used, reason = "a test that can't go on ends loudly")]
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
