@@ -20,7 +20,7 @@ Examples:
   Take a backup, look, restore:
     walden --repo s3://backups/prod backup create
     walden --repo s3://backups/prod window
-    walden --repo s3://backups/prod restore --target-time '5 minutes ago' --pgdata /var/lib/postgresql/17/restored
+    walden --repo s3://backups/prod restore --target-time '5 minutes ago' --pgdata /restored
 
 Set WALDEN_REPO and WALDEN_SERVER, or a configuration file, to leave the common options out.";
 

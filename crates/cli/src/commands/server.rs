@@ -18,7 +18,7 @@ pub(super) fn show(session: &Session) -> Result<Exit, Failure> {
             ("repository id", report.repository.repository_id.clone()),
             ("made", {
                 let by = &report.repository.created_by;
-                format!("{} by {} on {}", text.moment(by.at), by.version, by.host)
+                format!("{} by walden {} on {}", text.moment(by.at), by.version, by.host)
             }),
             ("server", format!("{} (revision {})", server.server, server.revision)),
         ]);

@@ -202,8 +202,9 @@ fn file_failure(path: &Path, text: &str, error: &toml::de::Error) -> Failure {
 
 fn invalid(source: &str, value: &str, reason: &str) -> Failure {
     let reason = crate::failure::one_line(reason);
-    // What is in a URL that was refused might be a secret; the reason shows what may be shown.
-    let value = if value.contains("://") { String::new() } else { format!(" value={value:?}") };
+    // What is in a URL that was refused might be a secret; such reasons show what may be shown.
+    let told = reason.contains("url=") || reason.contains("value=");
+    let value = if told { String::new() } else { format!(" value={value:?}") };
     Failure::new(ErrorKind::Config, format!("{source} is not valid: {reason}{value}"))
 }
 
@@ -380,15 +381,14 @@ mod tests {
     fn every_setting_has_a_variable() {
         let mut full = Config::default();
         full.repo = Some("file:///x".parse().unwrap());
-        let shown =
-            Effective {
-                config: full,
-                origins: BTreeMap::new(),
-                files: Vec::new(),
-                file_is_named: false,
-                warnings: Vec::new(),
-            }
-                .shown();
+        let shown = Effective {
+            config: full,
+            origins: BTreeMap::new(),
+            files: Vec::new(),
+            file_is_named: false,
+            warnings: Vec::new(),
+        }
+        .shown();
         for setting in shown {
             assert!(env::SETTINGS.iter().any(|variable| variable.path == setting.name), "{}", setting.name);
         }
