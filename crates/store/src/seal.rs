@@ -7,7 +7,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use walden_core::{
     CODEC_ZSTD, Incarnation, ObjectHeader, ObjectKind, SEALED_SCHEMA, SealedError, ServerName, WalIdentity,
-    Writer, encode_header_frame, encode_index_frame,
+    Writer, decode_header_frame, encode_header_frame, encode_index_frame,
 };
 use zstd::zstd_safe::zstd_sys::ZSTD_EndDirective;
 use zstd::zstd_safe::{CCtx, CParameter, InBuffer, OutBuffer, ResetDirective, get_error_name};
@@ -70,6 +70,21 @@ pub struct SealedObject {
 }
 
 impl SealedObject {
+    /// Takes an object that was put together elsewhere: for packs, whose frames are made on many threads.
+    ///
+    /// # Errors
+    /// [`SealError::Format`] when the bytes do not begin with a header frame, [`SealError::Length`] when there are
+    /// more or fewer than it says.
+    pub fn from_bytes(bytes: Bytes) -> Result<Self, SealError> {
+        let (header, frame_bytes) = decode_header_frame(&bytes)?;
+        let announced =
+            (frame_bytes as u64).saturating_add(header.stored_bytes).saturating_add(header.index_bytes);
+        if announced != bytes.len() as u64 {
+            return Err(SealError::Length { announced, given: bytes.len() as u64 });
+        }
+        Ok(Self { header, chunks: vec![bytes] })
+    }
+
     /// Its header.
     #[must_use]
     pub fn header(&self) -> &ObjectHeader {

@@ -235,7 +235,7 @@ impl State {
     /// Takes over everything that has nothing unfinished before it.
     fn move_on(&mut self, scan: &Scan) -> Result<()> {
         while let Some(item) = scan.items.get(self.next) {
-            match &item.kind {
+            match item.kind {
                 ItemKind::File { .. } => match self.finished.remove(&self.next) {
                     Some(Some(line)) => self.block.extend_from_slice(&line),
                     Some(None) => {}
@@ -244,16 +244,16 @@ impl State {
                 ItemKind::Directory { mode } => {
                     self.collected.totals.directories += 1;
                     let path = ManifestPath::from_bytes(&scan.path(item));
-                    self.block.extend_from_slice(&render(&ManifestEntry::Directory { path, mode: *mode })?);
+                    self.block.extend_from_slice(&render(&ManifestEntry::Directory { path, mode })?);
                 }
                 ItemKind::Link { target } => {
                     let path = ManifestPath::from_bytes(&scan.path(item));
-                    let target = ManifestPath::from_bytes(target);
+                    let target = ManifestPath::from_bytes(scan.link_target(target));
                     self.block.extend_from_slice(&render(&ManifestEntry::Link { path, target })?);
                 }
                 ItemKind::Late(late) => {
                     self.close_block()?;
-                    self.collected.parts.push(Part::Late(*late));
+                    self.collected.parts.push(Part::Late(late));
                 }
             }
             self.next += 1;
@@ -321,5 +321,115 @@ impl Collected {
             self.parts.iter().any(|part| matches!(part, Part::Late(late) if late == wanted))
         };
         LateFile::ALL.iter().all(has)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::scan::{Item, ScanRequest, scan};
+    use super::*;
+
+    /// A walk over `files` files in one directory, and the items that are those files.
+    fn walked(files: usize) -> (Arc<Scan>, Vec<usize>) {
+        let root = tempfile::tempdir().unwrap();
+        for directory in ["base/5", "global"] {
+            std::fs::create_dir_all(root.path().join(directory)).unwrap();
+        }
+        for n in 0..files {
+            std::fs::write(root.path().join(format!("base/5/{n:04}")), b"x").unwrap();
+        }
+        let request = ScanRequest {
+            root: root.path().to_owned(),
+            tablespace_directory: "PG_17_202406281".into(),
+            statistics_directory: None,
+        };
+        let scan = Arc::new(scan(&request).unwrap());
+        let is_file = |(_, item): &(usize, &Item)| matches!(item.kind, ItemKind::File { .. });
+        let items = scan.items.iter().enumerate().filter(is_file).map(|(index, _)| index).collect();
+        (scan, items)
+    }
+
+    fn facts(extents: usize) -> FileFacts {
+        FileFacts { bytes: 10, mode: 0o600, modified: 0, sha256: [0; 32], extents }
+    }
+
+    fn at(pack: u32) -> Location {
+        Location { pack, frame_offset: 4096, frame_bytes: 9 }
+    }
+
+    fn paths(collected: &Collected, late: &[(LateFile, ManifestEntry)]) -> Vec<String> {
+        let mut text = Vec::new();
+        collected
+            .each_block(late, |block| {
+                text.extend_from_slice(block);
+                Ok(())
+            })
+            .unwrap();
+        let lines = String::from_utf8(text).unwrap();
+        let path = |line: &str| {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            line["path"].as_str().unwrap().to_owned()
+        };
+        lines.lines().map(path).collect()
+    }
+
+    #[test]
+    fn files_finish_in_any_order_and_the_manifest_is_in_its_own() {
+        let (scan, items) = walked(4);
+        let collector = Collector::new(Arc::clone(&scan)).unwrap();
+        let piece = |item, file_offset| Piece { item, file_offset, bytes: 5, skip: 0 };
+        collector.located(&[piece(items[3], 5)], at(1)).unwrap();
+        collector.read(items[1], facts(0), None).unwrap();
+        collector.read(items[3], facts(2), None).unwrap();
+        collector.vanished(items[2]).unwrap();
+        assert!(collector.finish().unwrap().is_none(), "two files are open");
+        collector.located(&[piece(items[3], 0), piece(items[0], 0)], at(0)).unwrap();
+        collector.read(items[0], facts(1), None).unwrap();
+        let collected = collector.finish().unwrap().unwrap();
+        assert_eq!((collected.totals.files, collected.totals.bytes, collected.vanished), (3, 30, 1));
+        assert!(collected.has_places_for_all());
+        let label = file_entry(b"backup_label", &facts(0), Vec::new());
+        assert_eq!(
+            paths(&collected, &[(LateFile::BackupLabel, label)]),
+            ["backup_label", "base", "base/5", "base/5/0000", "base/5/0001", "base/5/0003", "global"]
+        );
+        let mut text = String::new();
+        collected
+            .each_block(&[], |block| {
+                text.push_str(std::str::from_utf8(block).unwrap());
+                Ok(())
+            })
+            .unwrap();
+        assert!(text.contains("[[0,5,0,4096,9,0],[5,5,1,4096,9,0]]"), "extents by offset: {text}");
+    }
+
+    #[test]
+    fn a_reader_far_ahead_waits_for_the_oldest_file() {
+        let (scan, items) = walked(30);
+        let collector = Arc::new(Collector::with_window(scan, 10).unwrap());
+        let waiting = {
+            let collector = Arc::clone(&collector);
+            let far = items[20];
+            std::thread::spawn(move || collector.wait_for_turn(far))
+        };
+        for item in &items[..15] {
+            collector.wait_for_turn(*item).unwrap();
+            collector.read(*item, facts(0), None).unwrap();
+        }
+        assert_eq!(waiting.join().unwrap(), Ok(()));
+        collector.stop();
+        assert_eq!(collector.wait_for_turn(items[29]), Err(Stopped));
+    }
+
+    #[test]
+    fn listed_failures_are_bounded() {
+        let (scan, items) = walked(FAILURES_MAX + 5);
+        let collector = Collector::new(scan).unwrap();
+        for item in items {
+            let failure = ChecksumFailure { path: "x".into(), blocks: vec![1], count: 1 };
+            collector.read(item, facts(0), Some(failure)).unwrap();
+        }
+        let collected = collector.finish().unwrap().unwrap();
+        assert_eq!((collected.failures.len(), collected.more_failures), (FAILURES_MAX, 5));
     }
 }

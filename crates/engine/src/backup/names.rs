@@ -24,9 +24,9 @@ use super::postgres::{Session, postgres_error};
 use crate::error::Result;
 
 /// How long reading the names of one database may take.
-pub(super) const DATABASE_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const DATABASE_TIMEOUT: Duration = Duration::from_mins(1);
 /// How long reading all names may take.
-pub(super) const ALL_TIMEOUT: Duration = Duration::from_secs(600);
+pub(super) const ALL_TIMEOUT: Duration = Duration::from_mins(10);
 
 const ACTION: &str = "read the names of databases and tables";
 

@@ -14,6 +14,7 @@ use walden_core::{
     CODEC_ZSTD, Incarnation, ObjectHeader, ObjectKind, SEALED_SCHEMA, ServerName, Writer,
     encode_padded_header_frame,
 };
+use walden_store::SealedObject;
 
 use super::lines::seal_error;
 use super::queue::{Stopped, lock};
@@ -22,7 +23,7 @@ use crate::error::Result;
 /// Length of a pack's header frame, and the place of its first frame.
 pub(super) const HEADER_BYTES: usize = 4096;
 /// A pack is closed before it would become larger than this, unless it holds one frame only.
-pub(super) const PACK_BYTES: usize = 32 << 20;
+pub(super) const PACK_BYTES: usize = 24 << 20;
 /// Packs in memory: one being filled, the others on their way to the store.
 pub(super) const PACKS_IN_MEMORY: usize = 4;
 
@@ -145,7 +146,7 @@ pub(super) struct PackIdentity {
 #[derive(Debug)]
 pub(super) struct SealedPack {
     pub(super) number: u32,
-    pub(super) bytes: Bytes,
+    pub(super) object: SealedObject,
     /// Holds the place in memory until the pack is stored.
     _place: OwnedSemaphorePermit,
 }
@@ -153,7 +154,7 @@ pub(super) struct SealedPack {
 impl FullPack {
     /// Writes the header into its place. Hashes the whole pack, so not for async threads.
     pub(super) fn seal(self, identity: PackIdentity) -> Result<SealedPack> {
-        let Self { number, plain_bytes, mut buffer, _place } = self;
+        let Self { number, plain_bytes, mut buffer, _place: place } = self;
         let frames = buffer.get(HEADER_BYTES..).unwrap_or_default();
         let header = ObjectHeader {
             schema: SEALED_SCHEMA,
@@ -175,7 +176,8 @@ impl FullPack {
         for (to, from) in buffer.iter_mut().zip(header) {
             *to = from;
         }
-        Ok(SealedPack { number, bytes: Bytes::from(buffer), _place })
+        let object = SealedObject::from_bytes(Bytes::from(buffer)).map_err(seal_error)?;
+        Ok(SealedPack { number, object, _place: place })
     }
 }
 
@@ -221,11 +223,11 @@ mod tests {
         assert_eq!(sealed.len(), 6);
         assert_eq!((huge.pack, huge.frame_offset, huge.frame_bytes), (5, 4096, 500));
         for (frame, place) in frames.iter().zip(places) {
-            let object = &sealed[place.pack as usize].bytes;
+            let object = sealed[place.pack as usize].object.to_vec();
             let (from, bytes) = (usize::try_from(place.frame_offset).unwrap(), frame.len());
             assert_eq!(&object[from..from + bytes], frame.as_slice());
-            let (header, length) = decode_header_frame(object).unwrap();
-            assert_eq!((length, header.stored_bytes as usize), (HEADER_BYTES, object.len() - HEADER_BYTES));
+            let (header, length) = decode_header_frame(&object).unwrap();
+            assert_eq!((length, header.stored_bytes), (HEADER_BYTES, (object.len() - HEADER_BYTES) as u64));
             assert_eq!(header.stored_sha256.unwrap(), hex(&Sha256::digest(&object[HEADER_BYTES..])));
             assert_eq!(header.name, format!("{:08}.zst", place.pack));
         }
@@ -237,9 +239,7 @@ mod tests {
         let packs = Arc::new(PackWriter::with_limits(sender, HEADER_BYTES + 10, 2));
         let filler = {
             let packs = Arc::clone(&packs);
-            std::thread::spawn(move || {
-                (0..100).map(|_| packs.add(&[1; 10], 10)).filter(Result::is_ok).count()
-            })
+            std::thread::spawn(move || (0..100).map(|_| packs.add(&[1; 10], 10)).flatten().count())
         };
         let first = receiver.blocking_recv().unwrap();
         // The second place is taken by the pack being filled; the third pack needs the first one's.

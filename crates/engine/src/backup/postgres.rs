@@ -353,7 +353,7 @@ impl PostgresControl for LivePostgres {
             match tokio::time::timeout(CANCEL_TIMEOUT, cancel.cancel_query(connector)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => {
-                    tracing::debug!(%error, "could not cancel what the server was doing for us")
+                    tracing::debug!(%error, "could not cancel what the server was doing for us");
                 }
                 Err(_) => tracing::debug!("the server did not take the cancellation in time"),
             }

@@ -13,7 +13,7 @@ use super::wait::WalWait;
 /// Longest label, in bytes: the server refuses longer ones (`MAXPGPATH`).
 pub const LABEL_BYTES_MAX: usize = 1024;
 /// How long the wait for WAL may make no progress, unless asked otherwise.
-pub const WAL_TIMEOUT: Duration = Duration::from_secs(3600);
+pub const WAL_TIMEOUT: Duration = Duration::from_hours(1);
 
 /// How the checkpoint that begins a backup is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -185,9 +185,8 @@ fn empty_directories_and_modes_are_recorded() {
     tree.directories(&["pg_twophase", "pg_logical/snapshots"]);
     std::fs::set_permissions(tree.path("pg_twophase"), std::fs::Permissions::from_mode(0o750)).unwrap();
     let scan = tree.scan();
-    let mode = |wanted: &str| {
-        scan.items.iter().find(|item| scan.path(item) == wanted.as_bytes()).unwrap().kind.clone()
-    };
+    let mode =
+        |wanted: &str| scan.items.iter().find(|item| scan.path(item) == wanted.as_bytes()).unwrap().kind;
     assert_eq!(mode("pg_twophase"), ItemKind::Directory { mode: 0o750 });
     assert!(tree.found().contains(&"pg_logical/snapshots/".to_owned()));
 }

@@ -46,9 +46,9 @@ async fn upload(ctx: &Context, layout: &BackupLayout, identity: PackIdentity, pa
     let sealed = tokio::task::spawn_blocking(move || pack.seal(identity)).await;
     let sealed = sealed.map_err(|error| EngineError::failed(ErrorKind::Internal, error.to_string()))??;
     let key = layout.pack(sealed.number);
-    let outcome = ctx.store.create_record_once(&key, &sealed.bytes, &ctx.budget()).await?;
+    let outcome = ctx.store.create_once(&key, &sealed.object, &ctx.budget()).await?;
     created(&key, &outcome)?;
-    Ok(sealed.bytes.len() as u64)
+    Ok(sealed.object.object_bytes())
 }
 
 /// Says whether an object of a backup stands where it belongs. Nobody else writes under a backup's name, so one

@@ -155,10 +155,14 @@ async fn list_segments(
 }
 
 /// Whether the server says that it has archived this segment, or a later one of its timeline: it archives them in
-/// order.
+/// the order of their names, a backup history file right after its segment.
 fn says_archived(archiver: &ArchiverState, name: SegmentName) -> bool {
     let last = archiver.last_archived.as_deref().and_then(|last| last.parse::<ArchiveFileName>().ok());
-    matches!(last, Some(ArchiveFileName::Segment(last)) if last.timeline() == name.timeline() && last >= name)
+    let Some(ArchiveFileName::Segment(last) | ArchiveFileName::BackupHistory { segment: last, .. }) = last
+    else {
+        return false;
+    };
+    last.timeline() == name.timeline() && last >= name
 }
 
 fn archived_elsewhere(ctx: &Context, archiver: &ArchiverState, name: SegmentName) -> EngineError {
@@ -222,7 +226,7 @@ mod tests {
         }
         let mut postgres = FakePostgres::default();
         let wait =
-            wait_for_wal(&ctx, &layout, needed(), Duration::from_secs(60), &mut postgres).await.unwrap();
+            wait_for_wal(&ctx, &layout, needed(), Duration::from_mins(1), &mut postgres).await.unwrap();
         assert_eq!((wait.segments, wait.waited_for), (2, 0));
         assert_eq!(wait.last.to_string(), "000000010000000300000000");
     }
@@ -238,7 +242,7 @@ mod tests {
             put(store.path(), "000000010000000300000000");
         };
         let mut postgres = FakePostgres::default();
-        let wait = wait_for_wal(&ctx, &layout, needed(), Duration::from_secs(60), &mut postgres);
+        let wait = wait_for_wal(&ctx, &layout, needed(), Duration::from_mins(1), &mut postgres);
         let (wait, ()) = tokio::join!(wait, late);
         assert_eq!(wait.unwrap().waited_for, 1);
     }
@@ -252,7 +256,7 @@ mod tests {
         let mut postgres = FakePostgres::default();
         postgres.archiver.last_failed = Some("000000010000000200000003".into());
         postgres.archiver.last_failed_at = Some("2026-11-20T10:00:00Z".parse().unwrap());
-        let wait = wait_for_wal(&ctx, &layout, needed(), Duration::from_secs(60), &mut postgres).await;
+        let wait = wait_for_wal(&ctx, &layout, needed(), Duration::from_mins(1), &mut postgres).await;
         let error = wait.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unavailable);
         let text = error.to_string();
@@ -266,10 +270,10 @@ mod tests {
         let ctx = context(store.path());
         let layout = ctx.layout().incarnation(incarnation());
         let mut postgres = FakePostgres::default();
-        postgres.archiver.last_archived = Some("000000010000000200000003".into());
+        postgres.archiver.last_archived = Some("000000010000000200000003.00000028.backup".into());
         let begun = Instant::now();
-        let wait = wait_for_wal(&ctx, &layout, needed(), Duration::from_secs(3600), &mut postgres).await;
+        let wait = wait_for_wal(&ctx, &layout, needed(), Duration::from_hours(1), &mut postgres).await;
         assert_eq!(wait.unwrap_err().kind(), ErrorKind::Config);
-        assert!(begun.elapsed() < Duration::from_secs(60));
+        assert!(begun.elapsed() < Duration::from_mins(1));
     }
 }

@@ -362,9 +362,18 @@ fn tls_options(
             ))
         })?,
     };
+    let system = get("sslrootcert") == Some("system");
+    let mode = match (system, get("sslmode")) {
+        // Half the world has a certificate of a public authority: with those only the full check means anything.
+        (true, None) if !only_sockets => TlsMode::VerifyFull,
+        (true, Some(_)) if !only_sockets && mode != TlsMode::VerifyFull => {
+            return Err(config_error("sslrootcert=system demands sslmode=verify-full"));
+        }
+        _ => mode,
+    };
     let existing = |file: &str| environment.home(file).filter(|path| path.try_exists().unwrap_or(false));
     let roots = match get("sslrootcert") {
-        Some("system") => Some(tls::Roots::System),
+        Some(_) if system => Some(tls::Roots::System),
         Some(file) => Some(tls::Roots::File(PathBuf::from(file))),
         None => existing(".postgresql/root.crt").map(tls::Roots::File),
     };
@@ -451,5 +460,7 @@ mod tests {
         assert_eq!(mode("host=h"), TlsMode::Prefer);
         assert_eq!(mode("host=h sslmode=verify-full"), TlsMode::VerifyFull);
         assert_eq!(mode("host=/run/pg sslmode=verify-full"), TlsMode::Disable);
+        assert_eq!(mode("host=h sslrootcert=system"), TlsMode::VerifyFull);
+        assert!(resolve(Some("host=h sslrootcert=system sslmode=require"), &[], None).is_err());
     }
 }
