@@ -16,7 +16,7 @@ pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a connection may take to be made, unless set.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long one operation may take with all its retries, unless set.
-pub const OPERATION_TIMEOUT: Duration = Duration::from_secs(120);
+pub const OPERATION_TIMEOUT: Duration = Duration::from_mins(2);
 /// The slowest rate that a body may go at, unless set, in bytes per second.
 pub const THROUGHPUT_MIN: u64 = 512 << 10;
 

@@ -16,6 +16,9 @@ use crate::read::Front;
 use crate::seal::SealedObject;
 use crate::store::{Call, Store};
 
+/// An object that never reads the same twice is given up after this many more looks.
+const LOOKS_MAX: u32 = 4;
+
 /// What stands under a name that was taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Existing {
@@ -253,15 +256,40 @@ impl Store {
         self.attempt(call(key), timeout, put).await
     }
 
-    /// Looks at what has the name, if anything has.
+    /// Looks at what has the name, if anything has. What can't be recognised is looked at again, because the damage
+    /// may have happened on the way: only what reads the same twice is called a conflict.
     async fn look(
         &self,
         key: &ObjectKey,
         new: &New<'_>,
         budget: &RetryBudget,
     ) -> Result<Option<CreateOutcome>, StoreError> {
+        let mut seen = self.look_once(key, new, budget).await?;
+        for _ in 0..LOOKS_MAX {
+            let Some(front) = &seen else { return Ok(None) };
+            let outcome = new.compare(front);
+            if !matches!(outcome, CreateOutcome::Conflict(Existing::Record(_) | Existing::Unreadable { .. }))
+            {
+                return Ok(Some(outcome));
+            }
+            let again = self.look_once(key, new, budget).await?;
+            if again == seen {
+                return Ok(Some(outcome));
+            }
+            seen = again;
+        }
+        Ok(seen.map(|front| new.compare(&front)))
+    }
+
+    /// The first bytes of what has the name.
+    async fn look_once(
+        &self,
+        key: &ObjectKey,
+        new: &New<'_>,
+        budget: &RetryBudget,
+    ) -> Result<Option<Front>, StoreError> {
         match self.front(key, new.front_bytes(), budget).await {
-            Ok(front) => Ok(Some(new.compare(&front))),
+            Ok(front) => Ok(Some(front)),
             Err(error) if error.is_object_not_found() => Ok(None),
             Err(StoreError::Denied { place, source, .. }) => Err(StoreError::Denied {
                 action: "read what is already stored under this name",

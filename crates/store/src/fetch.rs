@@ -3,7 +3,6 @@
 use std::io::{self, Write};
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
 use walden_core::{HEADER_FRAME_BYTES_MAX, INDEX_BYTES_MAX, ObjectKey};
 
 use crate::budget::RetryBudget;
@@ -13,8 +12,8 @@ use crate::read::ObjectReader;
 use crate::store::Store;
 use crate::unseal::{Expected, UnsealError, Unsealed, Unsealer};
 
-/// How many pieces may wait between the connection and the decompressor.
-const PIECES_WAITING: usize = 16;
+/// How much is handed to the decompressor at once; twice this much is held at most.
+const BATCH_BYTES: usize = 256 << 10;
 /// An object that arrives damaged is read this often before it counts as damaged in the store.
 const READS_OF_DAMAGED: u32 = 2;
 
@@ -70,13 +69,10 @@ impl Store {
         }
         let unsealer =
             Unsealer::new(expected, plain).map_err(|error| corrupt(&place, expected.name, error))?;
-        let (sender, pieces) = mpsc::channel(PIECES_WAITING);
-        let worker = tokio::task::spawn_blocking(move || unseal(unsealer, pieces));
-        let sent = send_all(reader, sender).await;
-        // A read that failed makes the worker fail too, for want of the rest: the read's error is the reason.
-        let unsealed = worker.await.map_err(|error| StoreError::Internal { message: error.to_string() })?;
-        sent?;
-        unsealed.map_err(|error| corrupt(&place, expected.name, error))
+        match unseal(reader, unsealer).await? {
+            Ok(unsealed) => Ok(unsealed),
+            Err(error) => Err(corrupt(&place, expected.name, error)),
+        }
     }
 }
 
@@ -86,24 +82,45 @@ fn stored_bytes_max(plain_bytes: u64) -> u64 {
     frames.saturating_add((HEADER_FRAME_BYTES_MAX + INDEX_BYTES_MAX) as u64)
 }
 
-async fn send_all(mut reader: ObjectReader, sender: mpsc::Sender<Bytes>) -> Result<(), StoreError> {
-    while let Some(chunk) = reader.next_chunk().await? {
-        if sender.send(chunk).await.is_err() {
-            // The worker has given up, and says why.
-            return Ok(());
+/// Reads and opens at the same time: while one batch is opened on another thread, the next one arrives.
+///
+/// No thread ever waits for the network, so a read that is given up leaves none behind.
+async fn unseal<W: Write + Send + 'static>(
+    mut reader: ObjectReader,
+    unsealer: Unsealer<W>,
+) -> Result<Result<Unsealed<W>, UnsealError>, StoreError> {
+    let mut worker = tokio::task::spawn_blocking(move || Ok(unsealer));
+    loop {
+        let batch = next_batch(&mut reader).await?;
+        let mut unsealer = match joined(worker.await)? {
+            Ok(unsealer) => unsealer,
+            Err(error) => return Ok(Err(error)),
+        };
+        if batch.is_empty() {
+            return joined(tokio::task::spawn_blocking(move || unsealer.finish()).await);
         }
+        worker = tokio::task::spawn_blocking(move || {
+            for piece in batch {
+                unsealer.push(&piece)?;
+            }
+            Ok(unsealer)
+        });
     }
-    Ok(())
 }
 
-fn unseal<W: Write>(
-    mut unsealer: Unsealer<W>,
-    mut pieces: mpsc::Receiver<Bytes>,
-) -> Result<Unsealed<W>, UnsealError> {
-    while let Some(piece) = pieces.blocking_recv() {
-        unsealer.push(&piece)?;
+/// The next bytes of the object, at least [`BATCH_BYTES`] of them unless it ends.
+async fn next_batch(reader: &mut ObjectReader) -> Result<Vec<Bytes>, StoreError> {
+    let (mut batch, mut bytes) = (Vec::new(), 0);
+    while bytes < BATCH_BYTES {
+        let Some(chunk) = reader.next_chunk().await? else { break };
+        bytes += chunk.len();
+        batch.push(chunk);
     }
-    unsealer.finish()
+    Ok(batch)
+}
+
+fn joined<T>(result: Result<T, tokio::task::JoinError>) -> Result<T, StoreError> {
+    result.map_err(|error| StoreError::Internal { message: error.to_string() })
 }
 
 fn local(name: &str, source: io::Error) -> StoreError {

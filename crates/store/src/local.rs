@@ -38,7 +38,7 @@ use object_store::{
 /// Names that begin like this are staged files; they are never listed and no key may have one.
 const STAGED: &str = ".walden-staged-";
 /// A staged file this much older than the newest one belongs to a writer that is gone.
-const STAGED_AGE_MAX: Duration = Duration::from_secs(86_400);
+const STAGED_AGE_MAX: Duration = Duration::from_hours(24);
 /// How much of a file is read at once.
 const READ_BYTES: u64 = 256 << 10;
 /// How often a put makes its directories anew when a concurrent removal takes them away.

@@ -422,7 +422,8 @@ mod tests {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             (state >> 24) as u8
         };
-        (0..bytes).map(|at| if at / 4096 % 2 == 0 { next() } else { (at / 64) as u8 }).collect()
+        let slow = |at: usize| u8::try_from(at / 64 % 251).unwrap();
+        (0..bytes).map(|at| if at / 4096 % 2 == 0 { next() } else { slow(at) }).collect()
     }
 
     #[test]
@@ -476,7 +477,10 @@ mod tests {
         let object = sealer.finish(fields(), None).unwrap();
         let stored: Vec<u8> = object.chunks()[1..].concat();
         for (extent, part) in extents.iter().zip(&parts) {
-            let (from, bytes) = (extent.stored_offset as usize, extent.stored_bytes as usize);
+            let (from, bytes) = (
+                usize::try_from(extent.stored_offset).unwrap(),
+                usize::try_from(extent.stored_bytes).unwrap(),
+            );
             let frame = &stored[from..from + bytes];
             assert!(open_extent(frame, extent.plain_bytes).unwrap() == *part);
             assert!(open_extent(frame, extent.plain_bytes + 1).is_err());
@@ -538,7 +542,7 @@ mod tests {
                     Err(_) => {}
                     // A zstd frame has a few bits without meaning, which only a hash of the frames can see.
                     Ok(opened) => {
-                        assert!(identity == IdentityHash::Plain && opened.plain == plain, "bit {at}")
+                        assert!(identity == IdentityHash::Plain && opened.plain == plain, "bit {at}");
                     }
                 }
             }

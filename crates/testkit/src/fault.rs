@@ -148,7 +148,7 @@ impl FaultStore {
         let call = self.calls.fetch_add(1, Ordering::Relaxed);
         let mut random = SplitMix64(self.seed ^ call.wrapping_mul(0xD6E8_FEB8_6659_FD93));
         let mut hit = |rate: u16, fault: &'static str| {
-            let hit = random.next() % 1000 < u64::from(rate);
+            let hit = random.draw() % 1000 < u64::from(rate);
             if hit {
                 let injected = Injected { call, name, fault };
                 self.injected.lock().unwrap_or_else(PoisonError::into_inner).push(injected);
@@ -164,8 +164,8 @@ impl FaultStore {
             ..Fate::default()
         };
         let slow = hit(self.rates.slow, "slow");
-        fate.draw = random.next();
-        fate.slow = slow.then(|| Self::SLOW_MAX.mul_f64((fate.draw % 1000) as f64 / 1000.0));
+        fate.draw = random.draw();
+        fate.slow = slow.then(|| Self::SLOW_MAX * u32::try_from(fate.draw % 1000).unwrap_or_default() / 1000);
         fate
     }
 
@@ -213,7 +213,7 @@ fn damage(result: GetResult, fate: Fate) -> GetResult {
             let here = (seen..end).contains(&at);
             if fate.torn && here {
                 // Some clients see an error, others just an end.
-                return if fate.draw % 2 == 0 { Err(injected("torn read")) } else { Ok(None) };
+                return if fate.draw.is_multiple_of(2) { Err(injected("torn read")) } else { Ok(None) };
             }
             let chunk = if fate.wrong && here { flip(&chunk, at - seen) } else { chunk };
             Ok(Some((chunk, (body, end))))
@@ -343,7 +343,7 @@ pub struct SplitMix64(pub u64);
 
 impl SplitMix64 {
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);

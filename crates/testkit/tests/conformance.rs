@@ -1,5 +1,7 @@
 //! The conformance suite on every store that can be had here.
 
+#![expect(clippy::unwrap_used, reason = "the helpers of tests fail as tests do")]
+
 use walden_store::{Environment, Store, StoreConfig, StoreUrl};
 use walden_testkit::conformance::{Subject, run};
 use walden_testkit::stores::{Azurite, GcsStandIn, Moto, S3Server, TestStore};

@@ -55,10 +55,13 @@ pub fn ensure(holds: bool, message: impl FnOnce() -> String) -> Verdict {
     if holds { Ok(()) } else { Err(Failed(message())) }
 }
 
+/// Opens an empty repository by a name of letters, digits and `-`.
+pub type OpenRepository = Box<dyn Fn(&str) -> Result<Store, StoreError> + Send + Sync>;
+
 /// What the suite is run on.
 pub struct Subject {
     /// Opens an empty repository by a name of letters, digits and `-`.
-    pub repository: Box<dyn Fn(&str) -> Result<Store, StoreError> + Send + Sync>,
+    pub repository: OpenRepository,
     /// A repository in a bucket that does not exist.
     pub missing_bucket: Option<Store>,
     /// How often two writers race.
@@ -185,7 +188,7 @@ async fn empty(store: &Store) -> Verdict {
 
 /// Enough for any one operation of a check.
 pub(crate) fn budget() -> RetryBudget {
-    RetryBudget::new(Duration::from_secs(120))
+    RetryBudget::new(Duration::from_mins(2))
 }
 
 pub(crate) fn key(text: &str) -> Result<ObjectKey, Failed> {
@@ -221,7 +224,7 @@ pub fn noise(bytes: usize, seed: u64) -> Vec<u8> {
     let mut random = SplitMix64(seed);
     let mut noise = Vec::with_capacity(bytes + 8);
     while noise.len() < bytes {
-        noise.extend_from_slice(&random.next().to_le_bytes());
+        noise.extend_from_slice(&random.draw().to_le_bytes());
     }
     noise.truncate(bytes);
     noise
