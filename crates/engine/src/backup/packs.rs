@@ -239,7 +239,7 @@ mod tests {
         let packs = Arc::new(PackWriter::with_limits(sender, HEADER_BYTES + 10, 2));
         let filler = {
             let packs = Arc::clone(&packs);
-            std::thread::spawn(move || (0..100).map(|_| packs.add(&[1; 10], 10)).flatten().count())
+            std::thread::spawn(move || (0..100).flat_map(|_| packs.add(&[1; 10], 10)).count())
         };
         let first = receiver.blocking_recv().unwrap();
         // The second place is taken by the pack being filled; the third pack needs the first one's.

@@ -15,7 +15,7 @@ use walden_core::{
     ManifestEntry, ManifestHeader, ManifestTotals, ObjectKind, ObjectReference, RecordKind, Tablespace,
     Writer,
 };
-use walden_pg::{BackupLabel, ControlFile, Lsn, TablespaceMap};
+use walden_pg::{BackupLabel, ClusterState, ControlFile, Lsn, TablespaceMap};
 use walden_store::{CompressionLevel, HeaderFields, SealedObject};
 
 use super::checks::{Checked, check};
@@ -33,6 +33,7 @@ use super::scan::{LateFile, LinkedTablespace, Scan, ScanRequest, scan};
 use super::upload::{created, upload_packs};
 use super::wait::{NeededWal, WalWait, wait_for_wal};
 use crate::context::Context;
+use crate::data_directory::DataDirectory;
 use crate::error::{EngineError, Result};
 use crate::progress::Unit;
 use crate::server::render_record;
@@ -222,6 +223,7 @@ impl BackupRunner {
         let fast = self.request.checkpoint == Checkpoint::Fast;
         let start_lsn = postgres.start_backup(&self.request.label, fast).await?;
         self.ctx.progress.end();
+        check_directory(&checked.data, start_lsn)?;
         tracing::info!(%id, %start_lsn, "backup started");
         Ok(Begun {
             layout: archive.backup(&id),
@@ -441,6 +443,26 @@ impl BackupRunner {
         tracing::info!(id = %record.id, bytes = record.bytes, stored_bytes = record.stored_bytes, "backup finished");
         Ok(record)
     }
+}
+
+/// Makes sure that the directory is the running server's own, and not that of a clone or a standby with the same
+/// system identifier: the checkpoint that began the backup must be in it.
+fn check_directory(data: &DataDirectory, start_lsn: Lsn) -> Result<()> {
+    let control = data.control()?;
+    if control.state == ClusterState::InProduction && control.checkpoint.redo >= start_lsn {
+        return Ok(());
+    }
+    Err(EngineError::failed(
+        ErrorKind::WrongServer,
+        format!(
+            "the data directory is that of a copy of the server and not its own path={} state={:?} redo={} \
+             backup_start={start_lsn}",
+            data.path().display(),
+            control.state.description(),
+            control.checkpoint.redo
+        ),
+    )
+    .with_hint("check --pgdata against the server's data_directory"))
 }
 
 /// Reads and packs all files; ends early when something fails or the session with the server ends.

@@ -418,5 +418,4 @@ fn is_left_out_relation(directory: &[u8], name: &[u8], unlogged: &BTreeSet<RelFi
 }
 
 #[cfg(test)]
-#[path = "scan_tests.rs"]
 mod tests;

@@ -60,12 +60,14 @@ pub(super) struct FakePostgres {
     after_start: Hook,
     /// Runs when the backup has stopped.
     after_stop: Hook,
+    /// Where the backup starts instead of where `pg_control` says.
+    start: Option<Lsn>,
     closed: bool,
     aborted: Arc<AtomicBool>,
 }
 
-const START: u64 = 0x300_0028;
-const STOP: u64 = 0x300_0150;
+const START: u64 = 0x200_0028;
+const STOP: u64 = 0x200_0150;
 
 impl PostgresControl for FakePostgres {
     async fn identify(&mut self) -> Result<ServerIdentity> {
@@ -83,7 +85,7 @@ impl PostgresControl for FakePostgres {
         if let Some(hook) = self.after_start.take() {
             hook();
         }
-        Ok(Lsn::new(START))
+        Ok(self.start.unwrap_or(Lsn::new(START)))
     }
 
     async fn stop_backup(&mut self) -> Result<StoppedBackup> {
@@ -92,8 +94,8 @@ impl PostgresControl for FakePostgres {
         }
         Ok(StoppedBackup {
             lsn: Lsn::new(STOP),
-            label: b"START WAL LOCATION: 0/3000028 (file 000000010000000000000003)\n\
-                CHECKPOINT LOCATION: 0/3000080\nBACKUP METHOD: streamed\nBACKUP FROM: primary\n\
+            label: b"START WAL LOCATION: 0/2000028 (file 000000010000000000000002)\n\
+                CHECKPOINT LOCATION: 0/2000080\nBACKUP METHOD: streamed\nBACKUP FROM: primary\n\
                 START TIME: 2026-11-20 10:00:00 UTC\nLABEL: walden\nSTART TIMELINE: 1\n"
                 .to_vec(),
             tablespace_map: self.tablespace_map.clone(),
@@ -169,7 +171,7 @@ impl Bench {
         postgres.data = Some(self.data());
         postgres.after_stop.get_or_insert(Box::new(move || {
             std::fs::create_dir_all(&directory).unwrap();
-            std::fs::write(directory.join("000000010000000000000003.zst"), b"x").unwrap();
+            std::fs::write(directory.join("000000010000000000000002.zst"), b"x").unwrap();
         }));
         postgres
     }
@@ -296,12 +298,12 @@ async fn every_file_comes_back_and_the_record_says_what_it_is() {
     let report = bench.run().await.unwrap();
     let record = &report.backup;
     assert_eq!((record.start_lsn.get(), record.stop_lsn.get(), record.next_xid), (START, STOP, 777));
-    assert_eq!(record.checkpoint_lsn.to_string(), "0/3000080");
-    assert_eq!((report.wal.segments, report.wal.last.to_string().as_str()), (1, "000000010000000000000003"));
+    assert_eq!(record.checkpoint_lsn.to_string(), "0/2000080");
+    assert_eq!((report.wal.segments, report.wal.last.to_string().as_str()), (1, "000000010000000000000002"));
     let restored = bench.restored(record);
     assert_eq!(restored["base/5/16384"], large);
     assert_eq!(restored["base/5/16384_fsm"], vec![0; 24_576]);
-    assert!(restored["backup_label"].starts_with(b"START WAL LOCATION: 0/3000028"));
+    assert!(restored["backup_label"].starts_with(b"START WAL LOCATION: 0/2000028"));
     assert!(!restored.contains_key("tablespace_map"));
     for (path, contents) in &restored {
         if path != "backup_label" {
@@ -361,6 +363,18 @@ async fn the_walk_begins_after_the_start() {
     bench.postgres.after_start = Some(Box::new(move || std::fs::write(late, b"made meanwhile").unwrap()));
     let report = bench.run().await.unwrap();
     assert_eq!(bench.restored(&report.backup)["base/5/9"], b"made meanwhile");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_data_directory_of_a_copy_is_found_out() {
+    let mut bench = Bench::new().await;
+    // The server's checkpoint is newer than what this directory has seen.
+    bench.postgres.start = Some(Lsn::new(0x900_0028));
+    let aborted = Arc::clone(&bench.postgres.aborted);
+    let error = bench.run().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::WrongServer, "{error}");
+    assert!(aborted.load(Ordering::Relaxed));
+    assert!(bench.objects().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -463,7 +477,7 @@ async fn progress_adds_up_to_what_was_announced() {
     }
     let mut bench = Bench::new().await;
     bench.write("base/5/1", &noise(1, 5 << 20));
-    bench.write("base/5/2", &[0; 3 << 20]);
+    bench.write("base/5/2", &vec![0; 3 << 20]);
     let sum = Arc::new(Sum::default());
     bench.ctx.progress = Arc::clone(&sum) as Arc<dyn Progress>;
     bench.run().await.unwrap();
