@@ -24,7 +24,6 @@ mod expected;
 mod scanned;
 mod workload;
 
-use walden_pg::wal::Stop;
 use walden_pg::{PgMajor, WalSegmentSize};
 
 use crate::expected::{WalDump, wal_inspect};
@@ -87,19 +86,4 @@ fn major_17() {
 #[test]
 fn major_18() {
     check(PgMajor::V18, 64, "replica");
-}
-
-#[test]
-fn stops_are_told_apart() {
-    let size = WalSegmentSize::MIN;
-    let archive = Archive::make(PgMajor::V17, size, "replica").expect("a server with WAL");
-    let scan = Scan::of(&archive);
-    let stops: Vec<&Stop> = scan.outcomes.iter().map(|outcome| &outcome.stop).collect();
-    assert!(stops.iter().any(|stop| matches!(stop, Stop::SegmentEnd)), "{stops:?}");
-    assert!(stops.iter().any(|stop| matches!(stop, Stop::SwitchTail { .. })), "{stops:?}");
-    let overwritten: usize = scan.outcomes.iter().map(|outcome| outcome.overwritten.len()).sum();
-    assert_eq!(overwritten, 1, "a record that a crash cut off");
-    let live = archive.scan_live();
-    assert!(matches!(live.stop, Stop::ZeroTail { .. } | Stop::RecycledTail { .. }), "{:?}", live.stop);
-    assert_eq!(live.end, Some(archive.end), "the end that the server told");
 }

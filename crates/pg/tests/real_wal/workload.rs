@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use walden_pg::wal::{SegmentOutcome, WalScanner, WalScannerOptions};
-use walden_pg::{Lsn, PgMajor, SegmentName, TimelineId, WalSegmentSize};
+use walden_pg::wal::{Stop, WalScanner, WalScannerOptions};
+use walden_pg::{Lsn, PgMajor, SegmentId, SegmentName, TimelineId, WalSegmentSize};
 use walden_testkit::postgres::{PgServer, PgSession, Result, StopMode};
 
 use crate::scanned::Scan;
@@ -16,10 +16,9 @@ pub(crate) struct Archive {
     pub(crate) dir: PathBuf,
     /// The segments on the path to the last timeline, in order.
     pub(crate) segments: Vec<SegmentName>,
-    /// The end of the WAL that the server had written at last.
-    pub(crate) end: Lsn,
-    /// The file of the segment with that end.
-    live: PathBuf,
+    /// The segment that the server was writing, as it was between two positions that the server told.
+    live: (SegmentName, Vec<u8>),
+    live_end: std::ops::RangeInclusive<Lsn>,
 }
 
 /// Statements of one session each; a failing one fails the test.
@@ -109,17 +108,14 @@ impl Archive {
         server.execute("CREATE TABLE last AS SELECT g FROM generate_series(1, 3000) g; CHECKPOINT")?;
         server.archive_current_segment()?;
         server.execute("CREATE TABLE unarchived AS SELECT 1 AS i")?;
-        let end: Lsn = server.value("SELECT pg_current_wal_flush_lsn()")?;
+        let written: Lsn = server.value("SELECT pg_current_wal_flush_lsn()")?;
         let timeline = server.timeline()?;
-        let number = size.last_segment_before(end);
-        let live = server
-            .data_dir()
-            .join("pg_wal")
-            .join(walden_pg::SegmentId::new(timeline, number).name(size).to_string());
-        let live_copy = dir.join("live");
-        fs::copy(&live, &live_copy).expect("copy the live segment");
+        let live = SegmentId::new(timeline, size.last_segment_before(written)).name(size);
+        let bytes =
+            fs::read(server.data_dir().join("pg_wal").join(live.to_string())).expect("read a segment");
+        let inserted: Lsn = server.value("SELECT pg_current_wal_insert_lsn()")?;
         let segments = path_segments(&dir, timeline, size);
-        Ok(Self { server, size, dir, segments, end, live: live_copy })
+        Ok(Self { server, size, dir, segments, live: (live, bytes), live_end: written..=inserted })
     }
 
     /// What the server was told to do must be what the scanner found.
@@ -134,23 +130,21 @@ impl Archive {
         assert_eq!(scan.facts("commit prepared=").count(), 1);
         assert_eq!(scan.facts("abort prepared=").count(), 1);
         assert!(scan.facts("checkpoint ").any(|text| text.contains(" tli=2 prev=1 ")));
-        let last = scan.outcomes.last().and_then(|outcome| outcome.end).expect("an end");
-        assert_eq!(
-            last,
-            self.size.end_of(self.segments.last().expect("a segment").id(self.size).expect("a name").number)
-        );
+        let stops: Vec<&Stop> = scan.outcomes.iter().map(|outcome| &outcome.stop).collect();
+        assert!(stops.iter().any(|stop| matches!(stop, Stop::SegmentEnd)), "{stops:?}");
+        assert!(stops.iter().any(|stop| matches!(stop, Stop::SwitchTail { .. })), "{stops:?}");
+        let cut_off: usize = scan.outcomes.iter().map(|outcome| outcome.overwritten.len()).sum();
+        assert_eq!(cut_off, 1);
+        self.check_live();
     }
 
-    /// Scans the segment that the server was writing.
-    pub(crate) fn scan_live(&self) -> SegmentOutcome {
-        let bytes = fs::read(&self.live).expect("read the live segment");
-        let name = walden_pg::SegmentId::new(
-            TimelineId::new(2).expect("2 is a timeline"),
-            self.size.last_segment_before(self.end),
-        )
-        .name(self.size);
+    /// The segment that the server was writing ends where the server said.
+    fn check_live(&self) {
         let mut scanner = WalScanner::new(WalScannerOptions::new(self.size));
-        scanner.scan_segment(name, &bytes, |_| {}).expect("a name of this size")
+        let outcome = scanner.scan_segment(self.live.0, &self.live.1, |_| {}).expect("a name of this size");
+        assert!(matches!(outcome.stop, Stop::ZeroTail { .. } | Stop::RecycledTail { .. }), "{outcome:?}");
+        let end = outcome.end.expect("records");
+        assert!(self.live_end.contains(&end), "{end} in {:?}", self.live_end);
     }
 }
 
