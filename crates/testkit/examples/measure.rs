@@ -156,7 +156,7 @@ fn hooks(program: &Program, place: &Place, server: &PgServer, s3: &S3Server) -> 
     let segments = segments(server);
     // The first push asks whose archive it is; the steady state begins after it.
     program.run(place, server, &["wal", "push", segments[0].to_str().unwrap()]);
-    s3.take_requests();
+    drop(s3.take_requests());
     let mut result = json!({});
     for verb in ["push", "get"] {
         let (mut walls, mut peak, mut cpu) = (Vec::new(), 0, 0.0);
@@ -187,16 +187,15 @@ fn hooks(program: &Program, place: &Place, server: &PgServer, s3: &S3Server) -> 
 }
 
 fn backup_and_restore(program: &Program, place: &Place, server: &mut PgServer) -> Value {
-    server
-        .set("archive_command", &archive_command(program, place))
-        .unwrap();
+    server.set("archive_command", &archive_command(program, place)).unwrap();
     server.archive_current_segment().unwrap();
     let backup = program.run(place, server, &["backup", "create", "--output", "json"]);
     let list = program.run(place, server, &["backup", "list", "--output", "json"]);
     let list: Value = serde_json::from_slice(&list.output.stdout).unwrap();
     let bytes = list[0]["bytes"].as_f64().unwrap();
     let data = server.scratch_dir(&format!("restored-{}", place.name)).unwrap();
-    let restore = program.run(place, server, &["restore", "--target-immediate", "--pgdata", data.to_str().unwrap()]);
+    let restore =
+        program.run(place, server, &["restore", "--target-immediate", "--pgdata", data.to_str().unwrap()]);
     let rate = |run: &Run| (bytes / 1e6 / run.wall.as_secs_f64()).round();
     let measured = json!({
         "plain_mb": (bytes / 1e6).round(),
