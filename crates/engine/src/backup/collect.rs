@@ -201,6 +201,7 @@ impl Collector {
             return Ok(None);
         }
         state.close_block()?;
+        state.collected.failures.sort_by(|a, b| a.path.cmp(&b.path));
         let collected = Collected {
             parts: std::mem::take(&mut state.collected.parts),
             totals: state.collected.totals.clone(),

@@ -55,7 +55,11 @@ pub async fn create(
     interrupted: impl Future<Output = ()> + Send,
 ) -> Result<BackupReport> {
     let runner = BackupRunner::new(ctx, request)?;
-    let postgres = LivePostgres::connect(connection).await?;
+    let mut interrupted = std::pin::pin!(interrupted);
+    let postgres = tokio::select! {
+        connected = LivePostgres::connect(connection) => connected?,
+        () = &mut interrupted => return Err(run::interruption()),
+    };
     runner.run(postgres, interrupted).await
 }
 

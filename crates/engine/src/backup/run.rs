@@ -151,10 +151,7 @@ impl BackupRunner {
     ) -> Result<BackupReport> {
         let result = tokio::select! {
             result = self.carry_out(&mut postgres) => result,
-            () = interrupted => Err(EngineError::failed(
-                ErrorKind::Unavailable,
-                "the backup was interrupted; what it stored is no backup and is listed as unfinished",
-            )),
+            () = interrupted => Err(interruption()),
         };
         if result.is_err() {
             self.ctx.progress.end();
@@ -185,6 +182,7 @@ impl BackupRunner {
         seconds.waiting = watch.lap();
 
         let record = runner.commit(&begun, &copied, described).await?;
+        warnings.extend(copied.checksum_warning());
         seconds.finishing += watch.lap();
         seconds.total = watch.total();
         Ok(BackupReport {
@@ -445,6 +443,14 @@ impl BackupRunner {
     }
 }
 
+/// The error of a backup that the caller ended.
+pub(super) fn interruption() -> EngineError {
+    EngineError::failed(
+        ErrorKind::Unavailable,
+        "the backup was interrupted; what it stored is no backup and is listed as unfinished",
+    )
+}
+
 /// Makes sure that the directory is the running server's own, and not that of a clone or a standby with the same
 /// system identifier: the checkpoint that began the backup must be in it.
 fn check_directory(data: &DataDirectory, start_lsn: Lsn) -> Result<()> {
@@ -570,6 +576,15 @@ impl Begun {
 impl Copied {
     fn timeline(&self) -> walden_pg::TimelineId {
         self.label.start_timeline.unwrap_or_else(|| self.label.start_segment.timeline())
+    }
+
+    /// What a person should know about the pages.
+    fn checksum_warning(&self) -> Option<String> {
+        let files = self.collected.failures.len() as u64 + self.collected.more_failures;
+        let listed = self.collected.failures.len();
+        (files > 0).then(|| {
+            format!("page checksums are wrong in {files} files, of which {listed} are listed with the backup: look at the disk")
+        })
     }
 
     /// The tablespaces outside of the data directory: those whose files are in the backup, and those of the

@@ -435,6 +435,31 @@ async fn an_interrupted_backup_has_no_record() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn damaged_pages_are_listed_and_the_backup_kept() {
+    let mut bench = Bench::new().await;
+    // Positions before the start, an initialised page, and no checksum that fits.
+    let mut page = vec![1; 8192];
+    page[..8].fill(0);
+    for path in ["base/5/3", "base/5/2"] {
+        bench.write(path, &page);
+    }
+    let report = bench.run().await.unwrap();
+    let failures: Vec<(&str, &[u32])> = report
+        .backup
+        .checksum_failures
+        .iter()
+        .map(|failure| (failure.path.as_str(), failure.blocks.as_slice()))
+        .collect();
+    assert_eq!(failures, [("base/5/2", [0].as_slice()), ("base/5/3", &[0])]);
+    assert!(
+        report.warnings.iter().any(|warning| warning.contains("wrong in 2 files")),
+        "{:?}",
+        report.warnings
+    );
+    assert_eq!(bench.restored(&report.backup)["base/5/2"], page);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_cannot_be_read_fails_the_backup_by_name() {
     let mut bench = Bench::new().await;
     bench.write("base/5/1", b"x");
