@@ -67,6 +67,15 @@ impl RetryBudget {
         Self { deadline: self.deadline.min(sooner.deadline), ..sooner }
     }
 
+    /// The same budget, longer by the time that `bytes` take at the slowest rate allowed: for operations on objects
+    /// whose size is known and may be large.
+    #[must_use]
+    pub fn with_time_for(&self, bytes: u64, limits: TryLimits) -> Self {
+        let more =
+            TryLimits { request: Duration::ZERO, ..limits }.wanted(bytes).min(Duration::from_hours(24));
+        Self { deadline: self.deadline + more, ..self.clone() }
+    }
+
     /// When it ends.
     #[must_use]
     pub fn deadline(&self) -> Instant {
@@ -146,6 +155,13 @@ mod tests {
         assert_eq!(budget.try_timeout(16 << 20, LIMITS), Duration::from_secs(36));
         let budget = RetryBudget::seeded(Duration::from_secs(30), 1);
         assert_eq!(budget.try_timeout(16 << 20, LIMITS), Duration::from_secs(30));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn time_for_a_large_object_comes_on_top() {
+        let budget = RetryBudget::seeded(Duration::from_secs(10), 1);
+        assert_eq!(budget.with_time_for(256 << 20, LIMITS).remaining(), Duration::from_secs(266));
+        assert_eq!(budget.remaining(), Duration::from_secs(10));
     }
 
     #[tokio::test(start_paused = true)]

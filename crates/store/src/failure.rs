@@ -56,6 +56,8 @@ const HINT_EXPIRED: &str = "the credentials have expired: renew them";
 const HINT_NO_CREDENTIALS: &str = "no credentials could be had: set the vendor's variables (AWS_ACCESS_KEY_ID and \
     AWS_SECRET_ACCESS_KEY, AZURE_STORAGE_ACCOUNT_KEY, GOOGLE_APPLICATION_CREDENTIALS, …); AWS profiles, SSO and \
     credential_process need a build with the cargo feature aws-sdk";
+const HINT_CERTIFICATE: &str = "the store's certificate is not trusted: check the endpoint's name, and set ca_bundle to \
+    the file of the authority that signed it";
 const HINT_REGION: &str = "check the region (s3.region or AWS_REGION) and the endpoint";
 
 impl Failure {
@@ -72,9 +74,14 @@ impl Failure {
             (None, None) if state.credentials => "no answer in time while fetching credentials".to_owned(),
             (None, None) => "no answer in time".to_owned(),
         };
+        let cause = Cause { detail: Some(text), ..Cause::default() };
+        if state.metadata_server {
+            let failure = Self::new(FailureClass::Denied, false, cause);
+            return Self { hint: HINT_NO_CREDENTIALS, tries_max: METADATA_TRIES, ..failure };
+        }
         // Without HTTP underneath nothing is known of what was done: it counts as possible.
         let ambiguous = state.sent || local || !state.credentials;
-        Self::new(FailureClass::Retry, ambiguous, Cause { detail: Some(text), ..Cause::default() })
+        Self::new(FailureClass::Retry, ambiguous, cause)
     }
 
     /// A defect of ours, found before anything was sent.
@@ -105,6 +112,9 @@ impl Failure {
 
     fn transport(kind: HttpErrorKind, text: &str, state: &TraceState) -> Self {
         let cause = Cause::detail(text);
+        if text.contains("invalid peer certificate") {
+            return Self { hint: HINT_CERTIFICATE, ..Self::new(FailureClass::Config, false, cause) };
+        }
         if state.metadata_server {
             // Most likely there is none, because nothing was configured; but it may also have been a hiccup.
             let failure = Self::new(FailureClass::Denied, false, cause);

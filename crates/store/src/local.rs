@@ -15,10 +15,10 @@
 //! if the name is taken; where there are no hard links, `renameat2(RENAME_NOREPLACE)`. Nothing half-written is
 //! ever seen under a key, and an error on the way (a full disk) leaves nothing.
 
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, Write};
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -39,6 +39,10 @@ use object_store::{
 const STAGED: &str = ".walden-staged-";
 /// A staged file this much older than the newest one belongs to a writer that is gone.
 const STAGED_AGE_MAX: Duration = Duration::from_hours(24);
+/// Backups hold everything that the database holds: they are for their owner to write and for its group to read.
+const FILE_MODE: u32 = 0o640;
+/// The same for directories.
+const DIRECTORY_MODE: u32 = 0o750;
 /// How much of a file is read at once.
 const READ_BYTES: u64 = 256 << 10;
 /// How often a put makes its directories anew when a concurrent removal takes them away.
@@ -95,7 +99,7 @@ impl LocalStore {
                 None => break,
             }
         }
-        fs::create_dir_all(root)?;
+        DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(root)?;
         for made in missing.into_iter().rev() {
             sync_directory(made)?;
             made.parent().map_or(Ok(()), sync_directory)?;
@@ -158,7 +162,7 @@ fn sync_chain(root: &FsPath, directory: &FsPath) -> io::Result<()> {
 fn make_directories(root: &FsPath, directory: &FsPath) -> io::Result<()> {
     let below: Vec<_> = directory.ancestors().take_while(|ancestor| *ancestor != root).collect();
     for directory in below.into_iter().rev() {
-        match fs::create_dir(directory) {
+        match DirBuilder::new().mode(DIRECTORY_MODE).create(directory) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
         }
@@ -186,7 +190,7 @@ impl Staged {
         loop {
             let number = NEXT.fetch_add(1, Ordering::Relaxed);
             let path = directory.join(format!("{STAGED}{}-{number}", std::process::id()));
-            match OpenOptions::new().write(true).create_new(true).open(&path) {
+            match OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(&path) {
                 Ok(file) => return Ok(Self { path, file }),
                 // A process of the same number left it there.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -617,6 +621,17 @@ mod tests {
         assert!(matches!(refused, Error::AlreadyExists { .. }), "{refused}");
         assert_eq!(fs::read(bench.directory.path().join("a/b/c")).unwrap(), b"first");
         assert_eq!(bench.files(), ["c"]);
+    }
+
+    #[tokio::test]
+    async fn others_can_not_read_a_backup() {
+        use std::os::unix::fs::PermissionsExt;
+        let bench = Bench::new();
+        bench.put("a/b", b"x").await.unwrap();
+        for path in ["a", "a/b"] {
+            let mode = fs::metadata(bench.directory.path().join(path)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o027, 0, "{path}: {mode:o}");
+        }
     }
 
     #[tokio::test]

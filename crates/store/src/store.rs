@@ -112,7 +112,9 @@ impl Store {
         self.shared.attributes.clone()
     }
 
-    pub(crate) fn limits(&self) -> TryLimits {
+    /// How long one try on this store may take.
+    #[must_use]
+    pub fn limits(&self) -> TryLimits {
         self.shared.limits
     }
 

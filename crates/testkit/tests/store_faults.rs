@@ -173,6 +173,20 @@ async fn wrong_credentials_are_refused_by_the_server() {
 }
 
 #[tokio::test]
+async fn without_credentials_the_error_says_where_to_put_them() {
+    let server = S3Server::start().unwrap();
+    let mut place = server.store("prefix");
+    place.environment.retain(|(name, _)| !name.contains("KEY"));
+    let store = place.open(&StoreConfig::default()).unwrap();
+    let key = ObjectKey::parse("main/a").unwrap();
+    let error = store.create_once(&key, &object(b"plain", 1), &long()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Denied, "{error:?}");
+    assert!(error.hint().unwrap().contains("AWS_ACCESS_KEY_ID"), "{:?}", error.hint());
+    assert!(error.hint().unwrap().contains("aws-sdk"), "{:?}", error.hint());
+    assert_eq!(server.requests(), []);
+}
+
+#[tokio::test]
 async fn a_missing_marker_and_a_missing_bucket_are_never_absence() {
     let bench = Bench::new();
     let marker = ObjectKey::parse("main/incarnation.json").unwrap();
