@@ -50,7 +50,7 @@ pub struct RestoreReport {
     pub settings: Vec<Setting>,
     /// Settings of the source that were taken out of `postgresql.auto.conf`.
     pub dropped_settings: Vec<String>,
-    /// What a person should know.
+    /// What a person should know, besides what the plan's own warnings say.
     pub warnings: Vec<String>,
     /// The command that starts the server by hand.
     pub start_command: String,
@@ -118,6 +118,9 @@ pub struct StartReport {
     pub socket_directory: Option<PathBuf>,
     /// The timeline it writes, once it is promoted and could be asked.
     pub timeline: Option<TimelineId>,
+    /// Relations that can't be read at the pause, because a transaction that was open at the target (one that
+    /// dropped a table, mostly) holds a lock on them; promotion ends it and frees them.
+    pub locked_relations: u64,
     /// The end of the last record replayed, when the server could be asked.
     pub replay_lsn: Option<Lsn>,
     /// The time of the last transaction replayed, in the server's words.

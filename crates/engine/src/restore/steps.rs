@@ -144,7 +144,9 @@ impl<'a> Restore<'a> {
                 owner,
                 names_data_directory: prepared.configuration.names_data_directory,
             };
-            report.started = Some(server.start_and_wait().await?);
+            let started = server.start_and_wait().await?;
+            report.warnings.extend(locked_warning(started.locked_relations));
+            report.started = Some(started);
         }
         Ok(report)
     }
@@ -296,8 +298,7 @@ impl<'a> Restore<'a> {
     ) -> RestoreReport {
         let Prepared { inventory, configuration, tablespaces, .. } = prepared;
         let owner = prepared.owner.as_ref().map(|(owner, _)| *owner);
-        let mut warnings = self.plan.warnings.clone();
-        warnings.extend(configuration.warnings.iter().cloned());
+        let mut warnings = configuration.warnings.clone();
         warnings.extend(more_warnings(prepared));
         RestoreReport {
             schema: 1,
@@ -340,6 +341,16 @@ impl<'a> Restore<'a> {
             started: None,
         }
     }
+}
+
+fn locked_warning(relations: u64) -> Option<String> {
+    (relations > 0).then(|| {
+        format!(
+            "a transaction that was open at the target keeps relations locked, and who reads them waits: \
+             SELECT pg_wal_replay_resume() promotes and frees them, an earlier target does without the transaction \
+             relations={relations}"
+        )
+    })
 }
 
 fn more_warnings(prepared: &Prepared) -> Vec<String> {

@@ -31,6 +31,8 @@ pub(super) struct Log {
     pub(super) last_transaction_at: Option<String>,
     /// The last FATAL or PANIC that is not about a client.
     pub(super) fatal: Option<String>,
+    /// The line before was a part of it.
+    after_fatal: bool,
     last_lines: VecDeque<String>,
 }
 
@@ -47,6 +49,7 @@ impl Log {
             paused: false,
             last_transaction_at: None,
             fatal: None,
+            after_fatal: false,
             last_lines: VecDeque::new(),
         }
     }
@@ -99,13 +102,29 @@ impl Log {
                 self.last_transaction_at = Some(time.to_owned());
             }
         }
+        for more in ["DETAIL:  ", "HINT:  "] {
+            if let Some((_, message)) = line.split_once(more)
+                && let Some(fatal) = self.fatal.as_mut().filter(|_| self.after_fatal)
+            {
+                fatal.push_str("; ");
+                fatal.push_str(message);
+                self.keep(line);
+                return;
+            }
+        }
+        self.after_fatal = false;
         for level in ["FATAL:  ", "PANIC:  "] {
             if let Some((_, message)) = line.split_once(level)
                 && !is_about_a_client(message)
             {
                 self.fatal = Some(message.to_owned());
+                self.after_fatal = true;
             }
         }
+        self.keep(line);
+    }
+
+    fn keep(&mut self, line: String) {
         if self.last_lines.len() == SHOWN_LINES {
             self.last_lines.pop_front();
         }
@@ -165,7 +184,10 @@ pub(super) fn explain(fatal: &str) -> Option<&'static str> {
         ("Address already in use", "another server uses the port: choose one with --port"),
         ("could not create any TCP/IP sockets", "another server uses the port: choose one with --port"),
         ("lock file", "another server uses the socket or the data directory: choose a port with --port"),
-        ("could not create any Unix-domain sockets", "choose the directory of the socket with --socket-dir"),
+        (
+            "could not create any Unix-domain sockets",
+            "choose the directory of the socket with --socket-directory",
+        ),
         (
             "data directory \"",
             "the owner or the mode of the data directory is not right for the user that runs the server",
@@ -214,8 +236,11 @@ mod tests {
         let log = log("x LOG:  redo done at 0/3000060\n\
              x LOG:  last completed transaction was at log time 2026-11-20 11:07:00.5+00\n\
              x FATAL:  recovery ended before configured recovery target was reached\n\
-             x LOG:  startup process (PID 7) exited with exit code 1\n");
+             x DETAIL:  more of it\n\
+             x LOG:  startup process (PID 7) exited with exit code 1\n\
+             x HINT:  of something else\n");
         let fatal = log.fatal.as_deref().unwrap();
+        assert_eq!(fatal, "recovery ended before configured recovery target was reached; more of it");
         assert!(explain(fatal).unwrap().contains("the archive ends before the target"));
         assert_eq!(log.last_transaction_at.as_deref(), Some("2026-11-20 11:07:00.5+00"));
         assert_eq!(explain("something new"), None);

@@ -93,6 +93,7 @@ impl Server<'_> {
             port,
             socket_directory,
             timeline: answer.as_ref().and_then(|answer| answer.timeline),
+            locked_relations: answer.as_ref().map_or(0, |answer| answer.locked_relations),
             replay_lsn: answer.as_ref().and_then(|answer| answer.replay_lsn),
             last_transaction_at: answer
                 .and_then(|answer| answer.last_transaction_at)
@@ -233,8 +234,11 @@ impl Server<'_> {
         }
         let fatal = log.fatal.as_deref();
         let said = fatal.map_or_else(|| format!("it ended with {status}"), str::to_owned);
-        let meaning = fatal.and_then(explain).map(|meaning| format!("{meaning}; ")).unwrap_or_default();
-        let hint = format!("{meaning}the last lines of {}:\n{}", log_of(self.pgdata).display(), log.tail());
+        let log_path = log_of(self.pgdata);
+        let hint = match fatal.and_then(explain) {
+            Some(meaning) => format!("{meaning}; the log is {}", log_path.display()),
+            None => format!("the last lines of {}:\n{}", log_path.display(), log.tail()),
+        };
         let message = format!("the restored server did not reach its target: {said}");
         Err(EngineError::failed(ErrorKind::Postgres, message).with_hint(hint))
     }

@@ -54,6 +54,8 @@ pub(super) struct Answer {
     pub(super) replay_lsn: Option<Lsn>,
     pub(super) last_transaction_at: Option<String>,
     pub(super) timeline: Option<TimelineId>,
+    /// How many relations nobody can read, because a transaction that recovery has left open locked them.
+    pub(super) locked_relations: u64,
 }
 
 /// Asks a server, or says once why it can't.
@@ -82,7 +84,7 @@ impl Questioner {
         }
         let client = self.client.as_ref()?;
         let query = question(self.major);
-        let answer = tokio::time::timeout(ANSWER_TIMEOUT, client.query_one(query, &[])).await;
+        let answer = tokio::time::timeout(ANSWER_TIMEOUT, client.query_one(&query, &[])).await;
         match answer {
             Ok(Ok(row)) => Some(Answer {
                 in_recovery: row.try_get(0).ok()?,
@@ -94,6 +96,11 @@ impl Questioner {
                     .ok()?
                     .and_then(|hex| u32::from_str_radix(&hex, 16).ok())
                     .and_then(|number| TimelineId::new(number).ok()),
+                locked_relations: row
+                    .try_get::<_, i64>(5)
+                    .ok()
+                    .and_then(|count| count.try_into().ok())
+                    .unwrap_or(0),
             }),
             Ok(Err(error)) => {
                 tracing::debug!(%error, "the server did not answer");
@@ -155,18 +162,21 @@ fn describe(error: &tokio_postgres::Error) -> String {
     error.as_db_error().map_or_else(|| error.to_string(), |error| error.message().to_owned())
 }
 
-fn question(major: PgMajor) -> &'static str {
-    if major >= PgMajor::V14 {
-        "SELECT pg_is_in_recovery(), \
-         CASE WHEN pg_is_in_recovery() THEN pg_get_wal_replay_pause_state() = 'paused' END, \
-         pg_last_wal_replay_lsn()::text, pg_last_xact_replay_timestamp()::text, \
-         CASE WHEN NOT pg_is_in_recovery() THEN left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) END"
+/// One row of everything: whether it recovers, whether it waits at its target, how far it is, and what the
+/// transactions that recovery has left open keep locked.
+fn question(major: PgMajor) -> String {
+    let paused = if major >= PgMajor::V14 {
+        "pg_get_wal_replay_pause_state() = 'paused'"
     } else {
-        "SELECT pg_is_in_recovery(), \
-         CASE WHEN pg_is_in_recovery() THEN pg_is_wal_replay_paused() END, \
+        "pg_is_wal_replay_paused()"
+    };
+    format!(
+        "SELECT pg_is_in_recovery(), CASE WHEN pg_is_in_recovery() THEN {paused} END, \
          pg_last_wal_replay_lsn()::text, pg_last_xact_replay_timestamp()::text, \
-         CASE WHEN NOT pg_is_in_recovery() THEN left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) END"
-    }
+         CASE WHEN NOT pg_is_in_recovery() THEN left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) END, \
+         (SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid) \
+          WHERE backend_type = 'startup' AND locktype = 'relation' AND mode = 'AccessExclusiveLock' AND granted)"
+    )
 }
 
 #[cfg(test)]

@@ -95,10 +95,10 @@ async fn every_byte_is_back_and_the_server_is_told_what_to_do() {
          work_mem = '8MB'\n\
          # Written by walden restore of backup 20261118T110640Z-7f3a: the target and how its WAL is fetched.\n\
          recovery_target = ''\n\
-         recovery_target_time = '2026-11-18 11:40:00.000000+00'\n\
          recovery_target_lsn = ''\n\
          recovery_target_xid = ''\n\
          recovery_target_name = ''\n\
+         recovery_target_time = '2026-11-18 11:40:00.000000+00'\n\
          recovery_target_inclusive = 'on'\n\
          recovery_target_timeline = '1'\n\
          recovery_target_action = 'pause'\n\
