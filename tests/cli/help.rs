@@ -3,7 +3,7 @@
 use std::process::Command;
 
 /// Every verb, as words after `walden`. A verb that is missing here is found by `every_verb_is_covered`.
-const VERBS: &[&str] = &[
+pub(crate) const VERBS: &[&str] = &[
     "",
     "init",
     "server",

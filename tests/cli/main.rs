@@ -1,6 +1,7 @@
 //! The command line as a program: what it prints, what it answers to programs, how it ends.
 //!
-//! No server runs here: a data directory is made of the fixtures of `crates/pg`. Real servers are in `tests/it`.
+//! A data directory is mostly made of the fixtures of `crates/pg`; a server runs where a verb needs one. What must hold
+//! end to end is in `tests/it`.
 //! Snapshots are renewed with `INSTA_UPDATE=always cargo test -p walden --test cli`.
 
 #![expect(
@@ -11,9 +12,12 @@
     reason = "a test ends with the first surprise"
 )]
 
+mod docs;
 mod errors;
 mod help;
 mod hooks;
 mod json;
+mod live;
+mod shapes;
 mod support;
 mod texts;

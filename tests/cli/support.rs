@@ -121,7 +121,7 @@ impl Bench {
 }
 
 /// Replaces every run of characters that has the shape: `d` stands for a digit, `h` for a hexadecimal one.
-fn replace_shape(text: &str, shape: &str, with: &str) -> String {
+pub(crate) fn replace_shape(text: &str, shape: &str, with: &str) -> String {
     let matches = |at: &str| {
         at.len() >= shape.len()
             && at.bytes().zip(shape.bytes()).all(|(byte, shape)| match shape {

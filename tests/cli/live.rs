@@ -1,0 +1,111 @@
+//! The verbs that need a running server: their text and their JSON.
+
+use std::path::Path;
+use std::process::Command;
+
+use walden_pg::PgMajor;
+use walden_testkit::postgres::{PgServer, ServerAccount};
+
+use crate::shapes::{self, Backup, BackupCreate, Check, Plan, Restore};
+
+struct Live {
+    server: PgServer,
+    account: ServerAccount,
+    program: std::path::PathBuf,
+    directory: tempfile::TempDir,
+}
+
+impl Live {
+    fn new() -> Self {
+        let account = ServerAccount::current().unwrap();
+        let program = account.executable(Path::new(env!("CARGO_BIN_EXE_walden"))).unwrap();
+        let directory = account.temp_dir().unwrap();
+        let repository = format!("file://{}/repository", directory.path().display());
+        let command = format!("{} --repo {repository} wal push %p", program.display());
+        let server = PgServer::builder(PgMajor::new(17).unwrap()).archive_command(command).start().unwrap();
+        Self { server, account, program, directory }
+    }
+
+    fn run(&self, arguments: &[&str]) -> (i32, String, String) {
+        let mut command = Command::new(&self.program);
+        self.account.run(&mut command);
+        self.server.run_as_server_user(&mut command);
+        command.env("WALDEN_REPO", format!("file://{}/repository", self.directory.path().display()));
+        command.env("PGDATA", self.server.data_dir()).env("HOME", self.directory.path()).env("TZ", "UTC");
+        let output = command.args(arguments).output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+    }
+
+    fn json(&self, arguments: &[&str]) -> String {
+        let (code, stdout, stderr) = self.run(&[arguments, &["--output", "json"]].concat());
+        assert_eq!(code, 0, "{arguments:?} {stdout} {stderr}");
+        stdout
+    }
+
+    fn text(&self, arguments: &[&str]) -> String {
+        let (code, stdout, stderr) = self.run(arguments);
+        assert_eq!(code, 0, "{arguments:?} {stdout} {stderr}");
+        stdout
+    }
+}
+
+/// The words at the beginnings of the lines: what is told, without what differs from run to run.
+fn skeleton(text: &str) -> String {
+    let first_words = |line: &str| line.split("  ").next().unwrap_or_default().trim_end().to_owned();
+    text.lines().map(first_words).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn back_up_plan_and_restore() {
+    let live = Live::new();
+    live.json(&["init"]);
+    let created: BackupCreate = shapes::read(&live.json(&["backup", "create", "--label", "nightly"]));
+    assert_eq!((created.backup.label.as_str(), created.backup.kind.as_str()), ("nightly", "full"));
+    let listed: Vec<Backup> = shapes::read(&live.json(&["backup", "list"]));
+    assert_eq!(listed.len(), 1);
+    let shown: Backup = shapes::read(&live.json(&["backup", "show", "latest"]));
+    assert!(shown.id == created.backup.id && shown.cost.is_some());
+    let check: Check = shapes::read(&live.json(&["check"]));
+    assert!(check.checks.iter().any(|finding| finding.name == "archiver"), "the server was asked");
+    let plan: Plan = shapes::read(&live.json(&["plan"]));
+    assert_eq!(
+        (plan.backup.id.as_str(), plan.request.action.as_str()),
+        (created.backup.id.as_str(), "promote")
+    );
+    let plan: Plan = shapes::read(&live.json(&["plan", "--target-immediate"]));
+    assert_eq!((plan.request.target.kind.as_str(), plan.request.action.as_str()), ("immediate", "pause"));
+
+    let target = live.directory.path().join("restored");
+    let target = target.to_str().unwrap();
+    let restored: Restore = shapes::read(&live.json(&["restore", "--target-immediate", "--pgdata", target]));
+    let command = restored.settings.iter().find(|setting| setting.name == "restore_command").unwrap();
+    assert!(command.value.ends_with("--server main wal get %f %p"), "{}", command.value);
+    let (code, stdout, _) = live.run(&["restore", "--pgdata", target, "--output", "json"]);
+    let refused: shapes::Error = shapes::read(&stdout);
+    assert_eq!((code, refused.error.kind.as_str()), (10, "config"), "{stdout}");
+
+    let again = live.directory.path().join("again");
+    insta::assert_snapshot!(
+        "live_texts",
+        [
+            skeleton(&live.text(&["backup", "create"])),
+            skeleton(&live.text(&["backup", "show", "latest"])),
+            skeleton(&live.text(&["window"])),
+            skeleton(&live.text(&["plan", "--target-immediate"])),
+            skeleton(&live.text(&["restore", "--target-immediate", "--pgdata", again.to_str().unwrap()])),
+        ]
+        .join("\n\n")
+    );
+}
+
+#[test]
+fn a_backup_that_is_stopped_says_so_and_is_not_listed() {
+    let live = Live::new();
+    live.json(&["init"]);
+    let (code, stdout, _) = live.run(&["backup", "create", "-d", "host=/nowhere/at/all", "--output", "json"]);
+    let failed: shapes::Error = shapes::read(&stdout);
+    assert_eq!((code, failed.error.kind.as_str()), (19, "postgres"), "{stdout}");
+    let listed: Vec<Backup> = shapes::read(&live.json(&["backup", "list"]));
+    assert!(listed.is_empty());
+}
