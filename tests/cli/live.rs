@@ -7,6 +7,7 @@ use walden_pg::PgMajor;
 use walden_testkit::postgres::{PgServer, ServerAccount};
 
 use crate::shapes::{self, Backup, BackupCreate, Check, Plan, Restore};
+use crate::support::replace_shape;
 
 struct Live {
     server: PgServer,
@@ -56,6 +57,14 @@ fn skeleton(text: &str) -> String {
     text.lines().map(first_words).collect::<Vec<_>>().join("\n")
 }
 
+impl Live {
+    fn redact(&self, text: &str) -> String {
+        let text = text.replace(self.directory.path().to_str().unwrap(), "[DIR]");
+        let text = text.replace(self.program.to_str().unwrap(), "[WALDEN]");
+        replace_shape(&text, "ddddddddTddddddZ-hhhh", "[BACKUP]")
+    }
+}
+
 #[test]
 fn back_up_plan_and_restore() {
     let live = Live::new();
@@ -86,17 +95,14 @@ fn back_up_plan_and_restore() {
     assert_eq!((code, refused.error.kind.as_str()), (10, "config"), "{stdout}");
 
     let again = live.directory.path().join("again");
-    insta::assert_snapshot!(
-        "live_texts",
-        [
-            skeleton(&live.text(&["backup", "create"])),
-            skeleton(&live.text(&["backup", "show", "latest"])),
-            skeleton(&live.text(&["window"])),
-            skeleton(&live.text(&["plan", "--target-immediate"])),
-            skeleton(&live.text(&["restore", "--target-immediate", "--pgdata", again.to_str().unwrap()])),
-        ]
-        .join("\n\n")
-    );
+    let said = [
+        skeleton(&live.text(&["backup", "create"])),
+        skeleton(&live.text(&["backup", "show", "latest"])),
+        skeleton(&live.text(&["window"])),
+        skeleton(&live.text(&["plan", "--target-immediate"])),
+        skeleton(&live.text(&["restore", "--target-immediate", "--pgdata", again.to_str().unwrap()])),
+    ];
+    insta::assert_snapshot!("live_texts", live.redact(&said.join("\n\n")));
 }
 
 #[test]
