@@ -29,6 +29,8 @@ pub(super) struct Log {
     pub(super) paused: bool,
     /// The time of the last transaction, in the server's words.
     pub(super) last_transaction_at: Option<String>,
+    /// What our restore_command said last about a failure.
+    pub(super) command_failure: Option<String>,
     /// The last FATAL or PANIC that is not about a client.
     pub(super) fatal: Option<String>,
     /// The line before was a part of it.
@@ -48,6 +50,7 @@ impl Log {
             stop_message: None,
             paused: false,
             last_transaction_at: None,
+            command_failure: None,
             fatal: None,
             after_fatal: false,
             last_lines: VecDeque::new(),
@@ -89,6 +92,7 @@ impl Log {
         if let Some((_, message)) = line.split_once("LOG:  ") {
             if message.starts_with("restored log file ") {
                 self.restored_segments += 1;
+                self.command_failure = None;
                 // The many lines about segments would push out the few that explain.
                 return;
             }
@@ -101,6 +105,9 @@ impl Log {
             } else if let Some(time) = message.strip_prefix("last completed transaction was at log time ") {
                 self.last_transaction_at = Some(time.to_owned());
             }
+        }
+        if line.starts_with("walden wal get ") {
+            self.command_failure = Some(line.clone());
         }
         for more in ["DETAIL:  ", "HINT:  "] {
             if let Some((_, message)) = line.split_once(more)
@@ -171,8 +178,14 @@ pub(super) fn explain(fatal: &str) -> Option<&'static str> {
             "ends before end of online backup",
             "WAL that the backup needs is missing: walden window shows what is in the archive",
         ),
-        ("could not restore file", "restore_command failed: its own message is in the log just before"),
-        ("restore_command", "restore_command failed: its own message is in the log just before"),
+        (
+            "could not restore file",
+            "restore_command failed: make it work for the user that runs the server, then start the server again",
+        ),
+        (
+            "restore_command",
+            "restore_command failed: make it work for the user that runs the server, then start the server again",
+        ),
         (
             "could not access file",
             "an extension of the source is not installed here: install it and start again",

@@ -134,6 +134,18 @@ impl Server<'_> {
         command.current_dir(self.pgdata).stdin(Stdio::null()).stdout(output).stderr(errors).process_group(0);
         if let Some(owner) = self.owner {
             command.uid(owner.uid.as_raw()).gid(owner.gid.as_raw());
+            // What restore_command reads must be the owner's files and not root's.
+            let user = nix::unistd::User::from_uid(owner.uid).ok().flatten();
+            command.env("HOME", user.as_ref().map_or(self.pgdata, |user| &user.dir));
+            for name in ["USER", "LOGNAME"] {
+                match &user {
+                    Some(user) => command.env(name, &user.name),
+                    None => command.env_remove(name),
+                };
+            }
+            for name in ["XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR"] {
+                command.env_remove(name);
+            }
         }
         command.spawn().map_err(|source| EngineError::local("start", &program, source))
     }
@@ -213,7 +225,7 @@ impl Server<'_> {
         let (promoted, paused) = match answer {
             Some(answer) => (!answer.in_recovery, answer.paused),
             // Without an answer the server's own marks tell, once it is clear that there will be none.
-            None if questioner.refused.is_some() => (pid_file.ready, log.paused),
+            None if questioner.refused.is_some() => (self.is_in_production(), log.paused),
             None => return Look::Recovering,
         };
         match (promoted, paused) {
@@ -221,6 +233,12 @@ impl Server<'_> {
             (false, true) => Look::Reached(ServerState::Paused),
             (false, false) => Look::Recovering,
         }
+    }
+
+    /// What `pg_control` says once recovery is over.
+    fn is_in_production(&self) -> bool {
+        let control = DataDirectory::open(self.pgdata).and_then(|data| data.control());
+        control.is_ok_and(|control| control.state == ClusterState::InProduction)
     }
 
     /// A server that has ended may have done just what it was told to.
@@ -233,7 +251,10 @@ impl Server<'_> {
             return Ok(ServerState::ShutDown);
         }
         let fatal = log.fatal.as_deref();
-        let said = fatal.map_or_else(|| format!("it ended with {status}"), str::to_owned);
+        let mut said = fatal.map_or_else(|| format!("it ended with {status}"), str::to_owned);
+        if let Some(command) = &log.command_failure {
+            said = format!("{said}; {command}");
+        }
         let log_path = log_of(self.pgdata);
         let hint = match fatal.and_then(explain) {
             Some(meaning) => format!("{meaning}; the log is {}", log_path.display()),

@@ -22,8 +22,6 @@ pub(super) struct PidFile {
     pub(super) socket_directory: Option<PathBuf>,
     /// The server takes connections, read-only ones at least.
     pub(super) takes_connections: bool,
-    /// The server takes connections that write: recovery is over.
-    pub(super) ready: bool,
 }
 
 impl PidFile {
@@ -35,13 +33,13 @@ impl PidFile {
 
     fn parse(text: &str) -> Option<Self> {
         let line = |number: usize| text.lines().nth(number).map(str::trim).filter(|line| !line.is_empty());
+        // A hot standby is `ready` too; `standby` is one that lets nobody in yet.
         let status = line(7).unwrap_or_default();
         Some(Self {
             pid: line(0)?.parse().ok()?,
             port: line(3).and_then(|port| port.parse().ok()),
             socket_directory: line(4).map(PathBuf::from),
-            takes_connections: matches!(status, "ready" | "standby"),
-            ready: status == "ready",
+            takes_connections: status == "ready",
         })
     }
 }
@@ -185,12 +183,12 @@ mod tests {
 
     #[test]
     fn the_pid_file_is_read_as_it_grows() {
-        let whole = "1234\n/restore/main\n1795171145\n5433\n/run/postgresql\nlocalhost\n  5433001    196608\nstandby \n";
+        let whole = "1234\n/restore/main\n1795171145\n5433\n/run/postgresql\nlocalhost\n  5433001    196608\nready   \n";
         let parsed = PidFile::parse(whole).unwrap();
         assert_eq!((parsed.pid, parsed.port), (1234, Some(5433)));
         assert_eq!(parsed.socket_directory.as_deref(), Some(Path::new("/run/postgresql")));
-        assert!(parsed.takes_connections && !parsed.ready);
-        assert!(PidFile::parse(&whole.replace("standby", "ready  ")).unwrap().ready);
+        assert!(parsed.takes_connections);
+        assert!(!PidFile::parse(&whole.replace("ready", "standby")).unwrap().takes_connections);
         assert!(!PidFile::parse("1234\n/x\n1\n").unwrap().takes_connections);
         assert_eq!(PidFile::parse(""), None);
         assert_eq!(PidFile::parse("-1\n"), None);
