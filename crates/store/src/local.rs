@@ -144,7 +144,17 @@ fn not_found(root: &FsPath, location: &str, error: io::Error) -> Error {
 }
 
 fn sync_directory(directory: &FsPath) -> io::Result<()> {
-    File::open(directory)?.sync_all()
+    sync(&File::open(directory)?, directory)
+}
+
+/// The one way to make something durable, so that tests can see what was.
+fn sync(file: &File, path: &FsPath) -> io::Result<()> {
+    file.sync_all()?;
+    #[cfg(test)]
+    tests::SYNCED.with_borrow_mut(|synced| synced.push(path.to_path_buf()));
+    #[cfg(not(test))]
+    let _ = path;
+    Ok(())
 }
 
 /// Fsyncs `directory` and all above it up to and including `root`.
@@ -266,7 +276,7 @@ fn put(
     for part in payload {
         staged.file.write_all(part).map_err(generic)?;
     }
-    staged.file.sync_all().map_err(generic)?;
+    sync(&staged.file, &staged.path).map_err(generic)?;
     // Tidiness must never stand in the way of a write.
     if let Err(error) = remove_abandoned(directory, &staged.file) {
         tracing::debug!(%error, directory = %directory.display(), "could not look for abandoned files");
@@ -289,7 +299,7 @@ fn put(
 
 /// The name is taken: makes sure that what stands there will survive a crash, then says so.
 fn taken(root: &FsPath, location: &str, file: &FsPath) -> Error {
-    let synced = File::open(file).and_then(|open| open.sync_all());
+    let synced = File::open(file).and_then(|open| sync(&open, file));
     match synced.and_then(|()| sync_chain(root, file.parent().unwrap_or(root))) {
         Ok(()) => {
             let source = io::Error::from(io::ErrorKind::AlreadyExists);
@@ -569,6 +579,44 @@ impl ObjectStore for LocalStore {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    thread_local! {
+        /// What was made durable on this thread, in order.
+        pub(super) static SYNCED: std::cell::RefCell<Vec<PathBuf>> = const { std::cell::RefCell::new(Vec::new()) };
+    }
+
+    /// What `work` makes durable, relative to `root`; staged files by that word.
+    fn synced_by(root: &FsPath, work: impl FnOnce()) -> Vec<String> {
+        SYNCED.take();
+        work();
+        let relative = |path: PathBuf| {
+            let path = path.strip_prefix(root).unwrap().display().to_string();
+            if path.contains(STAGED) { "staged".to_owned() } else { path }
+        };
+        SYNCED.take().into_iter().map(relative).collect()
+    }
+
+    #[test]
+    fn both_stored_and_already_stored_mean_durable_up_to_the_root() {
+        let directory = tempfile::tempdir().unwrap();
+        let (root, file) = (directory.path(), directory.path().join("a/b/c"));
+        let create = || put(root, "a/b/c", &file, &PutPayload::from_static(b"x"), &PutMode::Create);
+        // The contents first, then the names from the innermost outwards.
+        assert_eq!(synced_by(root, || drop(create().unwrap())), ["staged", "a/b", "a", ""]);
+        // What another writer left, perhaps without having come so far.
+        assert_eq!(synced_by(root, || drop(create().unwrap_err())), ["a/b/c", "a/b", "a", ""]);
+    }
+
+    #[test]
+    fn a_new_root_is_durable_with_everything_above_it_that_was_made() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().join("x/y");
+        let synced = synced_by(directory.path(), || LocalStore::create_root(&root).unwrap());
+        for part in ["", "x", "x/y"] {
+            assert!(synced.iter().any(|path| path == part), "{part:?} of {synced:?}");
+        }
+        assert_eq!(synced_by(directory.path(), || LocalStore::create_root(&root).unwrap()), [""; 0]);
+    }
 
     struct Bench {
         directory: tempfile::TempDir,
