@@ -52,16 +52,7 @@ pub(super) struct TablespacePlace {
 /// # Errors
 /// Of kind `config` when anything is in it, with what it is; `local_io` when it can't be looked at.
 pub(super) fn look_at_data_directory(path: &Path) -> Result<Place> {
-    let place = look_at(path, "the target directory")?;
-    if let Some((uid, _)) = place.existing
-        && !geteuid().is_root()
-        && geteuid().as_raw() != uid
-    {
-        let message =
-            format!("the target directory belongs to another user uid={uid} path={}", path.display());
-        return Err(config(message, "run walden as that user, or as root"));
-    }
-    Ok(place)
+    look_at(path, "the target directory")
 }
 
 fn look_at(path: &Path, what: &str) -> Result<Place> {
@@ -110,6 +101,11 @@ fn look_at_parent(path: &Path, what: &str) -> Result<Place> {
 fn look_at_existing(path: &Path, what: &str, metadata: &Metadata) -> Result<()> {
     if !metadata.is_dir() {
         return Err(config(format!("{what} is a file path={}", path.display()), "name a directory"));
+    }
+    if !geteuid().is_root() && geteuid().as_raw() != metadata.uid() {
+        let uid = metadata.uid();
+        let message = format!("{what} belongs to another user uid={uid} path={}", path.display());
+        return Err(config(message, "run walden as that user, or as root"));
     }
     let failed = |source| EngineError::local("list", path, source);
     let mut names = Vec::new();

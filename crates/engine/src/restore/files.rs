@@ -47,9 +47,14 @@ impl Writer {
         let mut open = blocking(move || OpenFiles::begin(tree, files, sync)).await?;
         self.progress.advance(open.take_written());
         let mut fetched = stream::iter(reads).map(|read| self.packs.fetch(read)).buffered(READ_AHEAD);
-        while let Some(read) = fetched.try_next().await? {
-            open = blocking(move || open.write(&read)).await?;
+        let mut next = fetched.try_next().await?;
+        while let Some(read) = next {
+            // The reads that follow come in while this one is written.
+            let write = blocking(move || open.write(&read));
+            let (written, following) = futures::join!(write, fetched.try_next());
+            open = written?;
             self.progress.advance(open.take_written());
+            next = following?;
         }
         open.all_complete()
     }

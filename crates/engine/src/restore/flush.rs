@@ -97,7 +97,20 @@ fn is_at_least_5_8(release: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::destination::Place;
     use super::*;
+
+    #[test]
+    fn both_ways_end_well() {
+        let top = tempfile::tempdir().unwrap();
+        let place = Place { path: top.path().join("data"), existing: None };
+        let tree = Tree::create(&place, &[], None).unwrap();
+        tree.make_directory(b"base").unwrap();
+        let directories = [(b"base".to_vec(), 0o700)];
+        Flush::Each.finish(&tree, &directories).unwrap();
+        Flush::choose(&tree).finish(&tree, &directories).unwrap();
+        assert!(Flush::Each.finish(&tree, &[(b"gone".to_vec(), 0o700)]).is_err());
+    }
 
     #[test]
     fn kernels() {

@@ -56,6 +56,8 @@ pub(super) struct StoredManifest {
     plain_bytes: u64,
     plain_sha256: String,
     object_bytes: u64,
+    keep_bytes_max: u64,
+    window_bytes: u64,
     kept: Vec<Bytes>,
 }
 
@@ -70,6 +72,8 @@ impl StoredManifest {
             plain_bytes: reference.plain_bytes,
             plain_sha256: reference.plain_sha256.clone(),
             object_bytes: reference.object_bytes,
+            keep_bytes_max: KEEP_BYTES_MAX,
+            window_bytes: WINDOW_BYTES,
             kept: Vec::new(),
         }
     }
@@ -178,14 +182,14 @@ impl ManifestReader<'_> {
             self.asked += kept.len() as u64;
             return Ok(true);
         }
-        let end = self.manifest.object_bytes.min(self.asked + WINDOW_BYTES);
+        let end = self.manifest.object_bytes.min(self.asked + self.manifest.window_bytes);
         if self.asked >= end {
             return Ok(false);
         }
         let range = self.asked..end;
         self.stored = self.ctx.store.get_range(&self.manifest.key, range, &self.ctx.budget()).await?;
         self.asked = end;
-        if self.manifest.object_bytes <= KEEP_BYTES_MAX {
+        if self.manifest.object_bytes <= self.manifest.keep_bytes_max {
             self.manifest.kept.push(self.stored.clone());
             self.window += 1;
         }
@@ -202,4 +206,59 @@ impl ManifestReader<'_> {
 
 fn parse_line(line: &[u8]) -> Result<ManifestEntry> {
     serde_json::from_slice(line).map_err(|error| refuse(&format!("a line can't be read reason={error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::fixture::{Fixture, noise};
+    use super::*;
+
+    async fn read_all(ctx: &Context, manifest: &mut StoredManifest) -> Result<Vec<ManifestEntry>> {
+        let mut reader = manifest.read(ctx)?;
+        let mut entries = Vec::new();
+        while let Some(entry) = reader.next().await? {
+            entries.push(entry);
+        }
+        Ok(entries)
+    }
+
+    /// More files than fit into one window or one piece.
+    fn many() -> Fixture {
+        let mut fixture = Fixture::new();
+        for number in 0..3000 {
+            fixture.file_of(&format!("base/5/{number:05}"), &noise(1, number), Vec::new());
+        }
+        let _ = fixture.publish();
+        fixture
+    }
+
+    #[tokio::test]
+    async fn both_readings_give_every_line_whether_it_was_kept_or_not() {
+        let fixture = many();
+        let lines = fixture.lines();
+        for (keep_bytes_max, window_bytes) in [(KEEP_BYTES_MAX, WINDOW_BYTES), (0, 10_000)] {
+            let of = StoredManifest::of(&fixture.record, fixture.manifest_key());
+            let mut manifest = StoredManifest { keep_bytes_max, window_bytes, ..of };
+            let before = fixture.ctx.store.counters().requests();
+            for _ in 0..2 {
+                assert!(read_all(&fixture.ctx, &mut manifest).await.unwrap() == lines);
+            }
+            let asked = fixture.ctx.store.counters().requests() - before;
+            let windows = manifest.object_bytes.div_ceil(window_bytes);
+            assert_eq!(asked, if keep_bytes_max > 0 { 1 } else { 2 * windows });
+        }
+    }
+
+    #[tokio::test]
+    async fn one_that_changes_between_its_readings_is_found() {
+        let fixture = many();
+        let of = StoredManifest::of(&fixture.record, fixture.manifest_key());
+        let mut manifest = StoredManifest { keep_bytes_max: 0, window_bytes: 10_000, ..of };
+        read_all(&fixture.ctx, &mut manifest).await.unwrap();
+        let mut bytes = std::fs::read(fixture.manifest()).unwrap();
+        let last = bytes.len() - 5;
+        bytes[last] ^= 0x10;
+        std::fs::write(fixture.manifest(), bytes).unwrap();
+        assert_eq!(read_all(&fixture.ctx, &mut manifest).await.unwrap_err().kind(), ErrorKind::Corrupt);
+    }
 }

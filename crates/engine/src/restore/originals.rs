@@ -33,36 +33,32 @@ impl Originals {
     /// # Errors
     /// Of kind `corrupt` when one is missing that must be there, or contradicts the record; of the store.
     pub(super) async fn read(packs: &Packs, inventory: &Inventory, record: &BackupRecord) -> Result<Self> {
-        let optional = async |path: &[u8]| match inventory.notable.get(path) {
-            Some(file) => packs.read_file(file, ORIGINAL_BYTES_MAX).await.map(Some),
-            None => Ok(None),
+        let wanted = inventory.notable.values().filter(|file| ![HBA, IDENT].contains(&file.path.as_slice()));
+        let mut all = packs.read_small(wanted, ORIGINAL_BYTES_MAX).await?;
+        let mut needed = |path: &[u8]| {
+            let missing = "it is missing, and without it the server would not be right";
+            all.remove(path).ok_or_else(|| contradiction(path, missing))
         };
-        let needed = async |path: &[u8]| {
-            let bytes = optional(path).await?;
-            bytes.ok_or_else(|| {
-                contradiction(path, "it is missing, and without it the server would not be right")
-            })
-        };
-        let control_bytes = needed(CONTROL).await?;
+        let control_bytes = needed(CONTROL)?;
         let control = ControlFile::parse(&control_bytes).map_err(|source| unreadable(CONTROL, source))?;
         if control.system_id != record.incarnation.system_id || control.major != record.incarnation.major {
             return Err(contradiction(CONTROL, "it belongs to another system or major"));
         }
-        let label = needed(LABEL).await?;
+        let label = needed(LABEL)?;
         check_label(&BackupLabel::parse(&label).map_err(|source| unreadable(LABEL, source))?, record)?;
-        let version = needed(VERSION).await?;
+        let version = needed(VERSION)?;
         if String::from_utf8_lossy(&version).trim() != record.incarnation.major.to_string() {
             return Err(contradiction(VERSION, "it names another major"));
         }
-        let map = optional(MAP).await?.unwrap_or_default();
+        let map = all.remove(MAP).unwrap_or_default();
         let tablespace_map =
             TablespaceMap::parse(&map, record.incarnation.major).map_err(|source| unreadable(MAP, source))?;
         Ok(Self {
             control_bytes,
             control,
             tablespace_map,
-            auto_conf: optional(AUTO_CONF).await?.unwrap_or_default(),
-            conf: optional(CONF).await?,
+            auto_conf: all.remove(AUTO_CONF).unwrap_or_default(),
+            conf: all.remove(CONF),
             has_hba: inventory.notable.contains_key(HBA),
             has_ident: inventory.notable.contains_key(IDENT),
         })

@@ -4,10 +4,12 @@
 //! number of workers. Each task hands its reads on in order, and permits are given first come first served, so a
 //! read that waits for permits never waits for itself.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use futures::stream::{self, StreamExt, TryStreamExt};
 use sha2::{Digest, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use walden_core::{BackupLayout, ErrorKind, Extent};
@@ -23,6 +25,9 @@ use crate::error::{EngineError, Result};
 const MEMORY_KIB: u32 = 128 << 10;
 /// A frame that arrives damaged is fetched this often before it counts as damaged in the store.
 const FETCHES_OF_DAMAGED: u32 = 2;
+
+/// Reads of the small files that are looked at early, under way at once.
+const SMALL_READS_AT_ONCE: usize = 4;
 
 const DAMAGED_HINT: &str = "what was restored so far is not usable: restore from another backup (--backup); walden backup list shows them";
 
@@ -53,38 +58,44 @@ impl Packs {
         self.fetched.load(Ordering::Relaxed)
     }
 
-    /// The whole of one small file, its hash checked.
+    /// The whole of a few small files, by their paths, their hashes checked.
     ///
     /// # Errors
-    /// As [`Self::fetch`], and of kind `corrupt` when it is larger than `bytes_max`.
-    pub(super) async fn read_file(&self, file: &PlannedFile, bytes_max: u64) -> Result<Vec<u8>> {
-        let Some(length) = usize::try_from(file.bytes).ok().filter(|_| file.bytes <= bytes_max) else {
-            let message = format!(
-                "a file of the backup is absurdly large file={} bytes={}",
-                display(&file.path),
-                file.bytes
-            );
-            return Err(EngineError::failed(ErrorKind::Corrupt, message));
-        };
-        let mut whole = vec![0; length];
+    /// As [`Self::fetch`], and of kind `corrupt` when one is larger than `bytes_max`.
+    pub(super) async fn read_small<'a>(
+        &self,
+        files: impl Iterator<Item = &'a PlannedFile>,
+        bytes_max: u64,
+    ) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
         let mut builder = TaskBuilder::default();
-        let task = builder.add(file.clone()).or_else(|| builder.finish());
-        let Some(Task { files, reads }) = task else { return Ok(whole) };
-        for read in reads {
-            let fetched = self.fetch(read).await?;
-            for (frame, plain) in fetched.read.frames.iter().zip(&fetched.frames) {
-                for run in &frame.runs {
-                    let Some(extent) = extent_of(&files, *run) else { continue };
-                    let bytes = run_of(plain, file, extent)?;
-                    let at = usize::try_from(extent.file_offset).unwrap_or(usize::MAX);
-                    if let Some(place) = whole.get_mut(at..).and_then(|rest| rest.get_mut(..bytes.len())) {
-                        place.copy_from_slice(bytes);
-                    }
+        let mut tasks = Vec::new();
+        for file in files {
+            if file.bytes > bytes_max {
+                let path = display(&file.path);
+                let message =
+                    format!("a file of the backup is absurdly large file={path} bytes={}", file.bytes);
+                return Err(EngineError::failed(ErrorKind::Corrupt, message));
+            }
+            tasks.extend(builder.add(file.clone()));
+        }
+        tasks.extend(builder.finish());
+        let mut all = BTreeMap::new();
+        for Task { files, reads } in tasks {
+            let length = |file: &PlannedFile| usize::try_from(file.bytes).unwrap_or_default();
+            let mut wholes: Vec<Vec<u8>> = files.iter().map(|file| vec![0; length(file)]).collect();
+            let mut fetched = stream::iter(reads).map(|read| self.fetch(read)).buffered(SMALL_READS_AT_ONCE);
+            while let Some(read) = fetched.try_next().await? {
+                fill(&mut wholes, &files, &read)?;
+            }
+            for (file, whole) in files.iter().zip(wholes) {
+                let found: [u8; 32] = Sha256::digest(&whole).into();
+                if found != file.sha256 {
+                    return Err(wrong_hash(file, &found));
                 }
+                all.insert(file.path.clone(), whole);
             }
         }
-        let found: [u8; 32] = Sha256::digest(&whole).into();
-        if found == file.sha256 { Ok(whole) } else { Err(wrong_hash(file, &found)) }
+        Ok(all)
     }
 
     /// Fetches one read and decompresses its frames.
@@ -118,6 +129,23 @@ impl Packs {
             }
         }
     }
+}
+
+/// Copies the runs of a read into the files that they belong to.
+fn fill(wholes: &mut [Vec<u8>], files: &[PlannedFile], fetched: &Fetched) -> Result<()> {
+    for (frame, plain) in fetched.read.frames.iter().zip(&fetched.frames) {
+        for run in &frame.runs {
+            let (Some(file), Some(extent)) = (files.get(run.file), extent_of(files, *run)) else { continue };
+            let bytes = run_of(plain, file, extent)?;
+            let at = usize::try_from(extent.file_offset).unwrap_or(usize::MAX);
+            let whole =
+                wholes.get_mut(run.file).and_then(|whole| whole.get_mut(at..)?.get_mut(..bytes.len()));
+            if let Some(place) = whole {
+                place.copy_from_slice(bytes);
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Runs what blocks beside the reactor.

@@ -98,16 +98,13 @@ impl<'a> Restore<'a> {
             return error;
         };
         let hint = error.hint().map_or_else(|| after.clone(), |hint| format!("{hint}; {after}"));
-        match error {
-            EngineError::Failed { kind, message, .. } => {
-                EngineError::Failed { kind, message, hint: Some(hint) }
-            }
-            error => {
-                // Errors of other layers have no room for it.
-                tracing::warn!("{after}");
-                error
-            }
-        }
+        let kind = error.kind();
+        let message = match error {
+            EngineError::Failed { message, .. } => message,
+            // Errors of other layers have no room for a hint: they become one that has, causes and all.
+            error => with_causes(&error),
+        };
+        EngineError::Failed { kind, message, hint: Some(hint) }
     }
 
     pub(super) async fn run(&self) -> Result<RestoreReport> {
@@ -374,6 +371,20 @@ fn more_warnings(prepared: &Prepared) -> Vec<String> {
         warnings.push("the backup was taken from a standby".to_owned());
     }
     warnings
+}
+
+/// An error and what it came from, in one line.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
 }
 
 /// The modes of files that we write, and of the data directory.

@@ -38,12 +38,12 @@ impl Clock for FixedClock {
     }
 }
 
-pub(super) fn at(second: i64) -> Timestamp {
+pub(in crate::restore) fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_795_000_000 + second).unwrap()
 }
 
 /// Bytes that do not compress and differ from seed to seed.
-pub(super) fn noise(bytes: usize, seed: u64) -> Vec<u8> {
+pub(in crate::restore) fn noise(bytes: usize, seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     std::iter::repeat_with(|| {
         state ^= state << 13;
@@ -55,31 +55,31 @@ pub(super) fn noise(bytes: usize, seed: u64) -> Vec<u8> {
     .collect()
 }
 
-pub(super) fn sha256(bytes: &[u8]) -> String {
+pub(in crate::restore) fn sha256(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
-pub(super) fn hex(bytes: &[u8]) -> String {
+pub(in crate::restore) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
 }
 
 /// An archive under construction.
-pub(super) struct Fixture {
+pub(in crate::restore) struct Fixture {
     top: TempDir,
-    pub(super) ctx: Context,
+    pub(in crate::restore) ctx: Context,
     /// Entries by their paths, which is their order.
-    pub(super) entries: BTreeMap<Vec<u8>, ManifestEntry>,
+    pub(in crate::restore) entries: BTreeMap<Vec<u8>, ManifestEntry>,
     /// What was backed up, for comparison.
-    pub(super) contents: BTreeMap<Vec<u8>, Vec<u8>>,
+    pub(in crate::restore) contents: BTreeMap<Vec<u8>, Vec<u8>>,
     /// The frames of pack 0.
-    pub(super) frames: Vec<u8>,
-    pub(super) tablespaces: Vec<Tablespace>,
-    pub(super) record: BackupRecord,
+    pub(in crate::restore) frames: Vec<u8>,
+    pub(in crate::restore) tablespaces: Vec<Tablespace>,
+    pub(in crate::restore) record: BackupRecord,
 }
 
 impl Fixture {
     /// A data directory as small as one can be.
-    pub(super) fn new() -> Self {
+    pub(in crate::restore) fn new() -> Self {
         let top = tempfile::tempdir().unwrap();
         let store = top.path().join("store");
         std::fs::create_dir(&store).unwrap();
@@ -125,15 +125,15 @@ impl Fixture {
         fixture
     }
 
-    pub(super) fn path(&self, name: &str) -> PathBuf {
+    pub(in crate::restore) fn path(&self, name: &str) -> PathBuf {
         self.top.path().canonicalize().unwrap().join(name)
     }
 
-    pub(super) fn target(&self) -> PathBuf {
+    pub(in crate::restore) fn target(&self) -> PathBuf {
         self.path("restored")
     }
 
-    pub(super) fn with_progress(&mut self, progress: Arc<dyn Progress>) {
+    pub(in crate::restore) fn with_progress(&mut self, progress: Arc<dyn Progress>) {
         self.ctx.progress = progress;
     }
 
@@ -144,44 +144,48 @@ impl Fixture {
     }
 
     /// The file that holds an object.
-    pub(super) fn object(&self, key: &ObjectKey) -> PathBuf {
+    pub(in crate::restore) fn object(&self, key: &ObjectKey) -> PathBuf {
         self.path("store").join(key.as_str())
     }
 
-    pub(super) fn pack(&self) -> PathBuf {
+    pub(in crate::restore) fn pack(&self) -> PathBuf {
         self.object(&self.layout().pack(0))
     }
 
-    pub(super) fn manifest(&self) -> PathBuf {
-        self.object(&self.layout().manifest())
+    pub(in crate::restore) fn manifest_key(&self) -> ObjectKey {
+        self.layout().manifest()
     }
 
-    pub(super) fn directory(&mut self, path: &str, mode: u32) {
+    pub(in crate::restore) fn manifest(&self) -> PathBuf {
+        self.object(&self.manifest_key())
+    }
+
+    pub(in crate::restore) fn directory(&mut self, path: &str, mode: u32) {
         let entry = ManifestEntry::Directory { path: ManifestPath::Text(path.into()), mode };
         self.entries.insert(path.into(), entry);
     }
 
-    pub(super) fn link(&mut self, path: &str, target: &str) {
+    pub(in crate::restore) fn link(&mut self, path: &str, target: &str) {
         let text = |text: &str| ManifestPath::Text(text.into());
         self.entries.insert(path.into(), ManifestEntry::Link { path: text(path), target: text(target) });
     }
 
     /// Compresses a frame into the pack and returns where it is.
-    pub(super) fn frame(&mut self, plain: &[u8]) -> (u64, u64) {
+    pub(in crate::restore) fn frame(&mut self, plain: &[u8]) -> (u64, u64) {
         let mut compressor = zstd::bulk::Compressor::new(1).unwrap();
         compressor.include_checksum(true).unwrap();
         let frame = compressor.compress(plain).unwrap();
         self.raw_frame(&frame)
     }
 
-    pub(super) fn raw_frame(&mut self, frame: &[u8]) -> (u64, u64) {
+    pub(in crate::restore) fn raw_frame(&mut self, frame: &[u8]) -> (u64, u64) {
         let offset = (HEADER_BYTES + self.frames.len()) as u64;
         self.frames.extend_from_slice(frame);
         (offset, frame.len() as u64)
     }
 
     /// Adds a file whose bytes are in one frame each mebibyte.
-    pub(super) fn file(&mut self, path: &str, bytes: &[u8]) {
+    pub(in crate::restore) fn file(&mut self, path: &str, bytes: &[u8]) {
         let mut extents = Vec::new();
         for (number, piece) in bytes.chunks(1 << 20).enumerate() {
             let (frame_offset, frame_bytes) = self.frame(piece);
@@ -198,7 +202,7 @@ impl Fixture {
         self.file_of(path, bytes, extents);
     }
 
-    pub(super) fn file_of(&mut self, path: &str, bytes: &[u8], extents: Vec<Extent>) {
+    pub(in crate::restore) fn file_of(&mut self, path: &str, bytes: &[u8], extents: Vec<Extent>) {
         self.entries.insert(
             path.into(),
             ManifestEntry::File(FileEntry {
@@ -213,14 +217,14 @@ impl Fixture {
         self.contents.insert(path.into(), bytes.to_vec());
     }
 
-    pub(super) fn entry(&mut self, path: &str) -> &mut FileEntry {
+    pub(in crate::restore) fn entry(&mut self, path: &str) -> &mut FileEntry {
         match self.entries.get_mut(path.as_bytes()) {
             Some(ManifestEntry::File(file)) => file,
             other => panic!("{other:?}"),
         }
     }
 
-    pub(super) fn header(&self) -> ManifestEntry {
+    pub(in crate::restore) fn header(&self) -> ManifestEntry {
         ManifestEntry::Header(ManifestHeader {
             schema: 1,
             backup: self.record.id.clone(),
@@ -230,7 +234,7 @@ impl Fixture {
     }
 
     /// All lines of the manifest, in order.
-    pub(super) fn lines(&self) -> Vec<ManifestEntry> {
+    pub(in crate::restore) fn lines(&self) -> Vec<ManifestEntry> {
         let mut totals = ManifestTotals::default();
         for entry in self.entries.values() {
             match entry {
@@ -248,12 +252,12 @@ impl Fixture {
         lines
     }
 
-    pub(super) fn publish(&mut self) -> RecoveryPlan {
+    pub(in crate::restore) fn publish(&mut self) -> RecoveryPlan {
         let lines = self.lines();
         self.publish_lines(&lines)
     }
 
-    pub(super) fn publish_lines(&mut self, lines: &[ManifestEntry]) -> RecoveryPlan {
+    pub(in crate::restore) fn publish_lines(&mut self, lines: &[ManifestEntry]) -> RecoveryPlan {
         let mut plain = Vec::new();
         for line in lines {
             plain.extend_from_slice(serde_json::to_string(line).unwrap().as_bytes());
@@ -263,7 +267,7 @@ impl Fixture {
     }
 
     /// Writes the pack, a manifest of these plain bytes, and the records; returns a plan to the end.
-    pub(super) fn publish_manifest(&mut self, plain: &[u8]) -> RecoveryPlan {
+    pub(in crate::restore) fn publish_manifest(&mut self, plain: &[u8]) -> RecoveryPlan {
         let fields = HeaderFields {
             kind: ObjectKind::Manifest,
             name: "manifest.zst".into(),
@@ -294,7 +298,7 @@ impl Fixture {
         self.publish_records()
     }
 
-    pub(super) fn publish_records(&self) -> RecoveryPlan {
+    pub(in crate::restore) fn publish_records(&self) -> RecoveryPlan {
         let incarnation = IncarnationRecord {
             server: self.record.server.clone(),
             repository_id: "ab".repeat(16),
@@ -319,11 +323,16 @@ impl Fixture {
         plan_recovery(&snapshot, &request, at(9000)).unwrap()
     }
 
-    pub(super) fn write_record<T: Serialize>(&self, kind: RecordKind, key: &ObjectKey, record: &T) {
+    pub(in crate::restore) fn write_record<T: Serialize>(
+        &self,
+        kind: RecordKind,
+        key: &ObjectKey,
+        record: &T,
+    ) {
         write(&self.object(key), &encode_envelope(kind, record).unwrap());
     }
 
-    pub(super) fn request(&self) -> RestoreRequest {
+    pub(in crate::restore) fn request(&self) -> RestoreRequest {
         RestoreRequest {
             pgdata: self.target(),
             tablespace_mapping: Vec::new(),

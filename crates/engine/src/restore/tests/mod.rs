@@ -1,6 +1,6 @@
 //! Restores of backups made by hand, good and hostile.
 
-mod fixture;
+pub(super) mod fixture;
 mod hostile;
 
 use std::os::unix::ffi::OsStrExt;
