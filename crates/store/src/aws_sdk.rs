@@ -14,7 +14,7 @@ use object_store::aws::AwsCredential;
 use tokio::sync::Mutex;
 
 /// Credentials are renewed when they are valid for less than this.
-const RENEW_BEFORE: Duration = Duration::from_secs(300);
+const RENEW_BEFORE: Duration = Duration::from_mins(5);
 
 /// Credentials as the AWS SDK finds them.
 pub(crate) struct SdkCredentials {

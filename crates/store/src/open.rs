@@ -313,6 +313,7 @@ impl Setup<'_> {
     }
 
     #[cfg(feature = "aws-sdk")]
+    #[expect(clippy::unnecessary_wraps, reason = "without the feature it can fail")]
     fn s3_credentials(&self, builder: AmazonS3Builder) -> Result<AmazonS3Builder, StoreError> {
         let env = |name| self.environment.get(name).is_some();
         let known_to_object_store = env("AWS_ACCESS_KEY_ID")
