@@ -182,3 +182,19 @@ async fn reads_under_faults_are_right_or_fail() {
     }
     assert!(right > 280, "only {right} of 300 reads came through");
 }
+
+#[tokio::test(start_paused = true)]
+async fn bytes_without_a_hash_are_complete_or_fail() {
+    for seed in 0..300_u64 {
+        let memory = Arc::new(InMemory::new());
+        let whole = walden_testkit::conformance::noise(3000, seed);
+        memory.put(&"prefix/main/wal/000.zst".into(), whole.clone().into()).await.unwrap();
+        let faulty = FaultStore::new(memory as Arc<dyn ObjectStore>, FaultRates::UNRELIABLE, seed);
+        let store = over(Arc::new(faulty));
+        let budget = RetryBudget::seeded(Duration::from_mins(1), seed);
+        let read = store.get(&key(0), 10_000, &budget).await.unwrap();
+        assert!(read == whole, "seed={seed}: {} bytes of {}", read.len(), whole.len());
+        let part = store.get_range(&key(0), 1000..2500, &budget).await.unwrap();
+        assert!(part == whole[1000..2500], "seed={seed}: {} bytes of 1500", part.len());
+    }
+}
