@@ -5,8 +5,8 @@
 //! one directory of the repository: packs with the contents of the files, a manifest that says where each byte
 //! is, the names of databases and tables, and last the record. Without its record a backup does not exist.
 //!
-//! Left out, and how links are treated: see [`scan`] and [`exclude`]. What happens to files that change: see
-//! [`reader`] and [`pages`]. Memory is bounded by [`COPY_MEMORY_BYTES`] and, for the list of
+//! Left out, and how links are treated: see `scan` and `exclude`. What happens to files that change: see
+//! `reader` and `pages`. Memory is bounded by [`COPY_MEMORY_BYTES`] and, for the list of
 //! files and the compressed manifest, some 100 bytes for each file.
 //!
 //! Not here: incremental backups, backups from a standby, the replication protocol.
