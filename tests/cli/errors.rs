@@ -37,6 +37,10 @@ fn error_texts() {
         &["wal", "show", "00000001000000000000000C"],
         &["wal", "show", "rubbish"],
         &["backup", "show", "latest"],
+        &["backup", "list", "--incarnation", "7-17"],
+        &["backup", "list", "--incarnation", "seven"],
+        &["backup", "create", "-d", "postgres://u:sEcReT@h/d"],
+        &["check", "--dbname", "host=h password = sEcReT"],
         &["restor"],
         &["restore"],
     ]

@@ -1,7 +1,8 @@
 //! The verbs that need a running server: their text and their JSON.
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use walden_pg::PgMajor;
 use walden_testkit::postgres::{PgServer, ServerAccount};
@@ -27,13 +28,18 @@ impl Live {
         Self { server, account, program, directory }
     }
 
-    fn run(&self, arguments: &[&str]) -> (i32, String, String) {
+    fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
         self.account.run(&mut command);
         self.server.run_as_server_user(&mut command);
         command.env("WALDEN_REPO", format!("file://{}/repository", self.directory.path().display()));
         command.env("PGDATA", self.server.data_dir()).env("HOME", self.directory.path()).env("TZ", "UTC");
-        let output = command.args(arguments).output().unwrap();
+        command.args(arguments);
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> (i32, String, String) {
+        let output = self.command(arguments).output().unwrap();
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
     }
@@ -106,12 +112,33 @@ fn back_up_plan_and_restore() {
 }
 
 #[test]
-fn a_backup_that_is_stopped_says_so_and_is_not_listed() {
+fn a_backup_that_can_not_be_taken_is_not_listed() {
     let live = Live::new();
     live.json(&["init"]);
     let (code, stdout, _) = live.run(&["backup", "create", "-d", "host=/nowhere/at/all", "--output", "json"]);
     let failed: shapes::Error = shapes::read(&stdout);
     assert_eq!((code, failed.error.kind.as_str()), (19, "postgres"), "{stdout}");
+
+    // A checkpoint that is spread takes minutes: the signal comes while it is waited for.
+    live.server
+        .session()
+        .unwrap()
+        .execute("CREATE TABLE dirty AS SELECT generate_series(1, 100000)")
+        .unwrap();
+    let arguments = ["backup", "create", "--checkpoint", "spread", "--output", "json"];
+    let child = live.command(&arguments).stdout(Stdio::piped()).spawn().unwrap();
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_backup_start%' AND state = 'active' \
+                   AND pid <> pg_backend_pid()";
+    while live.server.value::<i64>(waiting).unwrap() == 0 {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let interrupt = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(interrupt.success());
+    let output = child.wait_with_output().unwrap();
+    let stopped: shapes::Error = shapes::read(std::str::from_utf8(&output.stdout).unwrap());
+    assert_eq!((output.status.code(), stopped.error.kind.as_str()), (Some(23), "interrupted"));
+    assert!(stopped.error.message.starts_with("stopped by SIGINT: "), "{}", stopped.error.message);
+
     let listed: Vec<Backup> = shapes::read(&live.json(&["backup", "list"]));
     assert!(listed.is_empty());
 }

@@ -14,6 +14,7 @@ use walden_pg::TimelineId;
 
 pub(crate) use self::target::TargetArgs;
 use self::target::parse_timeline_id;
+use crate::failure::Failure;
 
 const COMMON: &str = "Common options";
 const START: &str = "Start the server";
@@ -170,21 +171,26 @@ pub(crate) struct ConnectionArgs {
     ///
     /// What it leaves out comes from the variables, service file and password file that psql uses. A password
     /// does not belong on a command line, where every user of the host can read it: use PGPASSFILE.
-    #[arg(long, short = 'd', value_name = "CONNSTR", value_parser = parse_connection)]
-    pub(crate) dbname: Option<String>,
+    #[arg(long, short = 'd', value_name = "CONNSTR")]
+    dbname: Option<String>,
 }
 
-fn parse_connection(text: &str) -> Result<String, String> {
-    let squeezed: String = text.to_ascii_lowercase().split_whitespace().collect();
-    let in_url =
-        squeezed.split_once("://").and_then(|(_, rest)| rest.split(['/', '?']).next()?.rsplit_once('@'));
-    if squeezed.contains("password=") || in_url.is_some_and(|(user, _)| user.contains(':')) {
-        // The text is not repeated: clap would show it.
-        return Err(
-            "it holds a password, which every user of this host could read: use PGPASSFILE".to_owned()
-        );
+impl ConnectionArgs {
+    /// The connection string, when one was given.
+    ///
+    /// # Errors
+    /// A usage failure when it holds a password. Not left to clap, which would show the whole text.
+    pub(crate) fn dbname(&self) -> Result<Option<&str>, Failure> {
+        let Some(text) = self.dbname.as_deref() else { return Ok(None) };
+        let squeezed: String = text.to_ascii_lowercase().split_whitespace().collect();
+        let in_url =
+            squeezed.split_once("://").and_then(|(_, rest)| rest.split(['/', '?']).next()?.rsplit_once('@'));
+        if squeezed.contains("password=") || in_url.is_some_and(|(user, _)| user.contains(':')) {
+            let message = "--dbname holds a password, which every user of this host can read";
+            return Err(Failure::usage(message).with_hint("put it into the password file: PGPASSFILE"));
+        }
+        Ok(Some(text))
     }
-    Ok(text.to_owned())
 }
 
 /// `walden check`.

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,6 @@ use walden_engine::{
 use walden_store::{CounterSnapshot, Environment, Operation, Store};
 
 use crate::config::Effective;
-use crate::env;
 use crate::failure::Failure;
 use crate::printer::{Printer, Verbosity};
 use crate::progress::Bars;
@@ -151,10 +150,7 @@ impl Session {
     }
 
     fn state_directory(&self) -> Option<PathBuf> {
-        let directory = match &self.effective.config.state_directory {
-            Some(directory) => directory.clone(),
-            None => default_state_directory(&self.environment)?,
-        };
+        let directory = self.effective.config.state_directory.clone()?;
         // Without it walden only asks the store more often.
         let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory);
         made.is_ok().then_some(directory)
@@ -185,19 +181,6 @@ fn host_name() -> String {
         .and_then(|name| name.into_string().ok())
         .filter(|name| !name.is_empty())
         .unwrap_or_else(|| "unknown".to_owned())
-}
-
-/// `$XDG_STATE_HOME/walden`, else `~/.local/state/walden`; the home directory may be known to the system only,
-/// because PostgreSQL is often started without HOME.
-fn default_state_directory(environment: &Environment) -> Option<PathBuf> {
-    let absolute = |path: &str| Some(PathBuf::from(path)).filter(|path| path.is_absolute());
-    if let Some(directory) = environment.get(env::XDG_STATE_HOME).and_then(absolute) {
-        return Some(directory.join("walden"));
-    }
-    let of_system =
-        || nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten().map(|user| user.dir);
-    let home = environment.get(env::HOME).and_then(absolute).or_else(of_system)?;
-    home.is_absolute().then(|| Path::new(&home).join(".local/state/walden"))
 }
 
 pub(crate) fn show_duration(length: Duration) -> String {

@@ -49,7 +49,7 @@ pub(crate) struct TargetArgs {
     ///
     /// The default is pause with a target and promote without one. At a pause, look at the data; then either
     /// `SELECT pg_wal_replay_resume()` to promote, or restore again with another target.
-    #[arg(long, value_name = "ACTION", value_enum, help_heading = HEADING)]
+    #[arg(long, value_name = "ACTION", value_enum, hide_possible_values = true, help_heading = HEADING)]
     pub(crate) target_action: Option<ActionArg>,
     /// Start from this backup instead of the best one
     #[arg(long, value_name = "ID", help_heading = HEADING)]

@@ -28,7 +28,7 @@ pub(super) fn create(session: &Session, arguments: &BackupCreateArgs) -> Result<
         level: config.backup.compression_level.0,
         wal_timeout: config.backup.wal_timeout.0,
     };
-    let connection = ConnectionOptions::resolve(arguments.connection.dbname.as_deref())?;
+    let connection = ConnectionOptions::resolve(arguments.connection.dbname()?)?;
     let ctx = session.context()?;
     let report = runtime::run_until_signal(|stop| async {
         Ok(create_backup(&ctx, request, connection, stop).await?)

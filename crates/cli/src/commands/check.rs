@@ -14,8 +14,8 @@ use crate::text::Text;
 pub(super) fn run(session: &Session, arguments: &CheckArgs) -> Result<Exit, Failure> {
     let data = session.data_directory_if_named()?;
     let ctx = session.context()?;
-    let asked = asks_the_server(session, arguments);
-    let dbname = arguments.connection.dbname.as_deref();
+    let dbname = arguments.connection.dbname()?;
+    let asked = asks_the_server(session, dbname);
     let report = runtime::run(async {
         let (facts, unanswered) = if asked { ask(dbname).await } else { (None, None) };
         let mut report = check(&ctx, data.as_ref(), facts.as_ref()).await?;
@@ -28,9 +28,9 @@ pub(super) fn run(session: &Session, arguments: &CheckArgs) -> Result<Exit, Fail
 }
 
 /// The server is asked when somebody said where it is.
-fn asks_the_server(session: &Session, arguments: &CheckArgs) -> bool {
+fn asks_the_server(session: &Session, dbname: Option<&str>) -> bool {
     let named = |name: &&str| session.environment.get(name).is_some();
-    arguments.connection.dbname.is_some() || env::CONNECTION.iter().any(named)
+    dbname.is_some() || env::CONNECTION.iter().any(named)
 }
 
 /// What the server says about its archiver, or a finding that it does not answer: it may well be down.

@@ -102,6 +102,19 @@ fn user_file(environment: &Environment) -> Option<PathBuf> {
     directory.is_absolute().then(|| directory.join("walden/walden.toml"))
 }
 
+/// `$XDG_STATE_HOME/walden`, else `~/.local/state/walden`; the home directory may be known to the system only,
+/// because PostgreSQL is often started without HOME.
+fn default_state_directory(environment: &Environment) -> Option<PathBuf> {
+    let absolute = |path: &str| Some(PathBuf::from(path)).filter(|path| path.is_absolute());
+    if let Some(directory) = environment.get(env::XDG_STATE_HOME).and_then(absolute) {
+        return Some(directory.join("walden"));
+    }
+    let of_system =
+        || nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten().map(|user| user.dir);
+    let home = environment.get(env::HOME).and_then(absolute).or_else(of_system)?;
+    home.is_absolute().then(|| Path::new(&home).join(".local/state/walden"))
+}
+
 #[derive(Debug, Default)]
 struct Layers {
     table: Table,
@@ -142,7 +155,8 @@ impl Layers {
     }
 
     fn finish(self, environment: &Environment) -> Result<Effective, Failure> {
-        let mut table = Table::try_from(Config::default()).map_err(|error| {
+        let built_in = Config { state_directory: default_state_directory(environment), ..Config::default() };
+        let mut table = Table::try_from(built_in).map_err(|error| {
             Failure::new(ErrorKind::Internal, "built-in settings are not valid").caused_by(&error)
         })?;
         let Self { table: upper, origins, files, file_is_named } = self;
