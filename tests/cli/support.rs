@@ -106,6 +106,7 @@ impl Bench {
     /// Replaces what differs from run to run: the bench's directory, hosts, moments, random ids, durations.
     fn redact(&self, text: &str) -> String {
         let text = text.replace(self.path().to_str().unwrap(), "[DIR]");
+        let text = text.replace(env!("CARGO_BIN_EXE_walden"), "[WALDEN]");
         let text = replace_shape(&text, "dddd-dd-dd dd:dd:dd UTC", "[MOMENT]");
         let text =
             replace_shape(&text, "hhhhhhhhhhhhhhhhhhhhhhhhhhhhhhhh", "[ID]").replace("[ID][ID]", "[SHA-256]");

@@ -228,8 +228,6 @@ pub(crate) struct Effective {
     origins: BTreeMap<String, Origin>,
     /// The files that were read.
     pub(crate) files: Vec<PathBuf>,
-    /// Whether the file was named, instead of found in its usual place.
-    pub(crate) file_is_named: bool,
     /// What looks like a mistake and is none for sure.
     pub(crate) warnings: Vec<String>,
 }

@@ -2,6 +2,7 @@
 
 use walden_engine::{InitReport, InitRequest, init};
 
+use super::hook_command::hook_command;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::runtime;
@@ -16,12 +17,15 @@ pub(super) fn run(session: &Session) -> Result<Exit, Failure> {
         session.printer.warning(warning);
     }
     let server = session.effective.config.server.to_string();
-    session.printer.report(&session.with_cost(&report, &ctx), |text| render(text, &report, &server))?;
+    let command = hook_command(&session.effective, "wal push %p")?;
+    session
+        .printer
+        .report(&session.with_cost(&report, &ctx), |text| render(text, &report, &server, &command))?;
     session.note_cost(&ctx);
     Ok(Exit::Done)
 }
 
-fn render(text: &mut Text, report: &InitReport, server: &str) {
+fn render(text: &mut Text, report: &InitReport, server: &str, command: &str) {
     let made = |now: bool| if now { "made now" } else { "was there" };
     text.facts(&[
         ("repository", format!("{} ({})", report.url, made(report.repository_created))),
@@ -41,7 +45,7 @@ fn render(text: &mut Text, report: &InitReport, server: &str) {
     }
     text.heading("To archive from this server, in postgresql.conf");
     text.line("archive_mode = on");
-    text.line(format!("archive_command = 'walden --repo {} --server {server} wal push %p'", report.url));
+    text.line(format!("archive_command = '{}'", command.replace('\\', r"\\").replace('\'', "''")));
     text.gap();
     text.line(
         "archive_mode needs a restart, archive_command a reload. Then: walden check, walden backup create",

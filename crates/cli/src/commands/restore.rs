@@ -2,14 +2,13 @@
 
 use std::num::NonZeroUsize;
 
-use walden_core::ErrorKind;
 use walden_engine::load_snapshot;
 use walden_engine::restore::{
     ArchiveMode, RestoreReport, RestoreRequest, ServerState, StartOptions, StartReport, execute_until,
 };
 
+use super::hook_command::hook_command;
 use super::plan::decide;
-use super::restore_command::restore_command;
 use crate::args::{ArchiveModeArg, RestoreArgs};
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -43,9 +42,6 @@ pub(super) fn run(session: &Session, arguments: &RestoreArgs) -> Result<Exit, Fa
 
 fn request(session: &Session, arguments: &RestoreArgs) -> Result<RestoreRequest, Failure> {
     let effective = &session.effective;
-    let program = std::env::current_exe().map_err(|error| {
-        Failure::new(ErrorKind::LocalIo, "cannot tell the path of this program").caused_by(&error)
-    })?;
     let start = arguments.start.then(|| StartOptions {
         bin_directory: arguments.pg_bin.clone(),
         port: arguments.port,
@@ -57,7 +53,7 @@ fn request(session: &Session, arguments: &RestoreArgs) -> Result<RestoreRequest,
         pgdata: arguments.pgdata.clone(),
         tablespace_mapping: arguments.tablespace_mapping.clone(),
         jobs: usize::try_from(effective.config.jobs.0).ok().and_then(NonZeroUsize::new),
-        restore_command: restore_command(&program, effective, effective.repo()?, &effective.config.server),
+        restore_command: hook_command(effective, "wal get %f %p")?,
         settings: arguments.setting.clone(),
         archive_mode: match arguments.archive_mode {
             ArchiveModeArg::Preserve => ArchiveMode::Preserve,

@@ -72,7 +72,6 @@ fn load_from(
             let failure = Failure::new(ErrorKind::Config, message);
             return Err(failure.with_hint("it is named by --config or WALDEN_CONFIG"));
         }
-        layers.file_is_named = true;
     } else {
         layers.add_file(system_file)?;
         if let Some(path) = user_file(environment) {
@@ -120,7 +119,6 @@ struct Layers {
     table: Table,
     origins: BTreeMap<String, Origin>,
     files: Vec<PathBuf>,
-    file_is_named: bool,
 }
 
 impl Layers {
@@ -159,14 +157,14 @@ impl Layers {
         let mut table = Table::try_from(built_in).map_err(|error| {
             Failure::new(ErrorKind::Internal, "built-in settings are not valid").caused_by(&error)
         })?;
-        let Self { table: upper, origins, files, file_is_named } = self;
+        let Self { table: upper, origins, files } = self;
         overlay(&mut table, upper);
         let config = Config::deserialize(table).map_err(|error| {
             Failure::new(ErrorKind::Config, format!("settings are not valid: {}", error.message()))
         })?;
         let warnings = unknown_variables(environment);
 
-        Ok(Effective { config, origins, files, file_is_named, warnings })
+        Ok(Effective { config, origins, files, warnings })
     }
 }
 
@@ -393,16 +391,10 @@ mod tests {
 
     #[test]
     fn every_setting_has_a_variable() {
-        let mut full = Config::default();
-        full.repo = Some("file:///x".parse().unwrap());
-        let shown = Effective {
-            config: full,
-            origins: BTreeMap::new(),
-            files: Vec::new(),
-            file_is_named: false,
-            warnings: Vec::new(),
-        }
-        .shown();
+        let mut full = Config { repo: Some("file:///x".parse().unwrap()), ..Config::default() };
+        let shown =
+            Effective { config: full, origins: BTreeMap::new(), files: Vec::new(), warnings: Vec::new() }
+                .shown();
         for setting in shown {
             assert!(env::SETTINGS.iter().any(|variable| variable.path == setting.name), "{}", setting.name);
         }
