@@ -35,7 +35,7 @@ pub async fn load_snapshot(ctx: &Context, incarnation: &IncarnationRecord) -> Re
 }
 
 async fn list_wal(ctx: &Context, layout: &IncarnationLayout, snapshot: &mut CatalogSnapshot) -> Result<()> {
-    let listing = ctx.store.list(&layout.wal_prefix(), &ctx.budget());
+    let listing = ctx.store.list(&layout.wal_prefix(), &ctx.listing_budget());
     let mut listing = std::pin::pin!(listing);
     while let Some(object) = listing.try_next().await? {
         match layout.parse(&object.key) {
@@ -58,7 +58,8 @@ async fn read_histories(
     layout: &IncarnationLayout,
     snapshot: &mut CatalogSnapshot,
 ) -> Result<()> {
-    let listed: Vec<_> = ctx.store.list(&layout.history_prefix(), &ctx.budget()).try_collect().await?;
+    let listed: Vec<_> =
+        ctx.store.list(&layout.history_prefix(), &ctx.listing_budget()).try_collect().await?;
     let mut wanted = Vec::new();
     for object in listed {
         match layout.parse(&object.key) {
@@ -113,7 +114,7 @@ async fn read_backups(
     layout: &IncarnationLayout,
     snapshot: &mut CatalogSnapshot,
 ) -> Result<()> {
-    let level = ctx.store.list_level(&layout.backups_prefix(), &ctx.budget()).await?;
+    let level = ctx.store.list_level(&layout.backups_prefix(), &ctx.listing_budget()).await?;
     for object in level.objects {
         snapshot.strays.push(Stray { key: object.key, reason: "not a backup".to_owned() });
     }

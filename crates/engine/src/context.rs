@@ -10,6 +10,9 @@ use walden_store::{RetryBudget, Store};
 use crate::clock::Clock;
 use crate::progress::Progress;
 
+/// A listing of an archive may take this long, however short other calls are.
+const LISTING_DEADLINE: Duration = Duration::from_mins(10);
+
 /// One server in one repository, and the means to work on it. Cheap to clone; several may live in one process.
 #[derive(Clone)]
 pub struct Context {
@@ -40,6 +43,19 @@ impl Context {
     #[must_use]
     pub fn budget(&self) -> RetryBudget {
         RetryBudget::new(self.store_deadline)
+    }
+
+    /// A fresh budget for one call that moves so many bytes: longer by the time that they take at the slowest rate
+    /// allowed. For packs and manifests; the hooks keep to their deadline whatever they move.
+    #[must_use]
+    pub fn budget_for(&self, bytes: u64) -> RetryBudget {
+        self.budget().with_time_for(bytes, self.store.limits())
+    }
+
+    /// A fresh budget for a listing, which may be a thousand requests long.
+    #[must_use]
+    pub fn listing_budget(&self) -> RetryBudget {
+        RetryBudget::new(self.store_deadline.max(LISTING_DEADLINE))
     }
 
     /// Who writes, for the instance given (mostly a data directory).

@@ -391,7 +391,7 @@ mod tests {
 
     #[test]
     fn every_setting_has_a_variable() {
-        let mut full = Config { repo: Some("file:///x".parse().unwrap()), ..Config::default() };
+        let full = Config { repo: Some("file:///x".parse().unwrap()), ..Config::default() };
         let shown =
             Effective { config: full, origins: BTreeMap::new(), files: Vec::new(), warnings: Vec::new() }
                 .shown();

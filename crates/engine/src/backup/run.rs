@@ -382,7 +382,8 @@ impl BackupRunner {
     }
 
     async fn store(&self, key: &walden_core::ObjectKey, sealed: &SealedObject) -> Result<ObjectReference> {
-        created(key, &self.ctx.store.create_once(key, sealed, &self.ctx.budget()).await?)?;
+        let budget = self.ctx.budget_for(sealed.object_bytes());
+        created(key, &self.ctx.store.create_once(key, sealed, &budget).await?)?;
         Ok(reference(sealed))
     }
 

@@ -46,7 +46,8 @@ async fn upload(ctx: &Context, layout: &BackupLayout, identity: PackIdentity, pa
     let sealed = tokio::task::spawn_blocking(move || pack.seal(identity)).await;
     let sealed = sealed.map_err(|error| EngineError::failed(ErrorKind::Internal, error.to_string()))??;
     let key = layout.pack(sealed.number);
-    let outcome = ctx.store.create_once(&key, &sealed.object, &ctx.budget()).await?;
+    let outcome =
+        ctx.store.create_once(&key, &sealed.object, &ctx.budget_for(sealed.object.object_bytes())).await?;
     created(&key, &outcome)?;
     Ok(sealed.object.object_bytes())
 }

@@ -144,7 +144,7 @@ async fn list_segments(
     layout: &IncarnationLayout,
     prefix: &str,
 ) -> Result<BTreeSet<SegmentName>> {
-    let mut listing = std::pin::pin!(ctx.store.list(prefix, &ctx.budget()));
+    let mut listing = std::pin::pin!(ctx.store.list(prefix, &ctx.listing_budget()));
     let mut there = BTreeSet::new();
     while let Some(object) = listing.try_next().await? {
         if let Some(ArchiveObject::File(ArchiveFileName::Segment(name))) = layout.parse(&object.key) {

@@ -187,7 +187,8 @@ impl ManifestReader<'_> {
             return Ok(false);
         }
         let range = self.asked..end;
-        self.stored = self.ctx.store.get_range(&self.manifest.key, range, &self.ctx.budget()).await?;
+        let budget = self.ctx.budget_for(range.end.saturating_sub(range.start));
+        self.stored = self.ctx.store.get_range(&self.manifest.key, range, &budget).await?;
         self.asked = end;
         if self.manifest.object_bytes <= self.manifest.keep_bytes_max {
             self.manifest.kept.push(self.stored.clone());

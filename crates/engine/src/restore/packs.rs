@@ -113,7 +113,15 @@ impl Packs {
         let mut fetches = 0;
         loop {
             fetches += 1;
-            let stored = self.ctx.store.get_range(&key, read.range.clone(), &self.ctx.budget()).await;
+            let stored = self
+                .ctx
+                .store
+                .get_range(
+                    &key,
+                    read.range.clone(),
+                    &self.ctx.budget_for(read.range.end.saturating_sub(read.range.start)),
+                )
+                .await;
             let stored = stored.map_err(|error| unreadable_pack(error, number))?;
             self.fetched.fetch_add(stored.len() as u64, Ordering::Relaxed);
             let (frames, start) = (read.frames.clone(), read.range.start);
