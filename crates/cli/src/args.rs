@@ -149,8 +149,8 @@ pub(crate) struct PgdataArgs {
 /// Which of the server's incarnations is meant.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct WhichArgs {
-    /// The data directory whose archive is meant; else the server's current incarnation [env: WALDEN_PGDATA, PGDATA]
-    #[arg(long, value_name = "DIR")]
+    /// The data directory whose archive is meant; else the server's current incarnation
+    #[arg(long, value_name = "DIR", conflicts_with = "incarnation")]
     pub(crate) pgdata: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) incarnation: IncarnationArgs,
@@ -393,4 +393,32 @@ fn parse_setting(text: &str) -> Result<Setting, String> {
 fn parse_span(text: &str) -> Result<Duration, String> {
     let parsed = text.parse::<jiff::SignedDuration>().ok().and_then(|span| Duration::try_from(span).ok());
     parsed.filter(|span| !span.is_zero()).ok_or_else(|| "write it like 90s, 30m or 2h".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_holds_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn passwords_in_connection_strings_are_found() {
+        let checked = |text: &str| {
+            let arguments = ConnectionArgs { dbname: Some(text.to_owned()) };
+            arguments.dbname().map(|_| ()).map_err(|failure| failure.sentence())
+        };
+        for good in
+            ["postgres", "host=/run dbname=a user=b", "postgres://user@host:5432/db", "postgres://[::1]:5/x"]
+        {
+            assert_eq!(checked(good), Ok(()), "{good}");
+        }
+        for bad in ["host=h PASSWORD = x", "postgres://u:x@h/d", "postgresql://h/d?password=x"] {
+            assert!(checked(bad).is_err(), "{bad}");
+        }
+    }
 }

@@ -14,7 +14,7 @@ use walden_engine::{
 };
 use walden_store::{CounterSnapshot, Environment, Operation, Store};
 
-use crate::config::Effective;
+use crate::config::{Effective, Origin};
 use crate::failure::Failure;
 use crate::printer::{Printer, Verbosity};
 use crate::progress::Bars;
@@ -101,8 +101,8 @@ impl Session {
         Ok(DataDirectory::open(self.effective.pgdata()?)?)
     }
 
-    /// The data directory, when one is named and there: it decides which incarnation is meant. One that is named
-    /// by an option must be there; a variable may be left over from elsewhere.
+    /// The data directory, when one is named and there. One that is named by an option must be there; a variable
+    /// may be left over from elsewhere.
     ///
     /// # Errors
     /// Kind `config`.
@@ -110,12 +110,14 @@ impl Session {
         let Some(path) = self.effective.config.pgdata.as_deref() else { return Ok(None) };
         match DataDirectory::open(path) {
             Ok(data) => Ok(Some(data)),
-            Err(_) if !matches!(self.effective.origin("pgdata"), crate::config::Origin::Flag(_)) => Ok(None),
+            Err(_) if !matches!(self.effective.origin("pgdata"), Origin::Flag(_)) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// The incarnation to look at: the named one, else the named data directory's, else the server's current one.
+    /// The incarnation to look at: the one named by `--incarnation` or by the data directory of `--pgdata`, else the
+    /// server's current one. A data directory that only the environment names decides nothing here: after a
+    /// disaster it is often a new one, and what is asked for is the old one's archive.
     ///
     /// # Errors
     /// Of the engine; kind `not_found` when the server has no such incarnation.
@@ -124,10 +126,10 @@ impl Session {
         ctx: &Context,
         named: Option<Incarnation>,
     ) -> Result<IncarnationRecord, Failure> {
-        match (named, self.data_directory_if_named()?) {
-            (None, Some(data)) => Ok(find_incarnation(ctx, Some(&data)).await?),
-            (named, _) => self.incarnation_of_server(ctx, named).await,
+        if named.is_none() && matches!(self.effective.origin("pgdata"), Origin::Flag(_)) {
+            return Ok(find_incarnation(ctx, Some(&self.data_directory()?)).await?);
         }
+        self.incarnation_of_server(ctx, named).await
     }
 
     /// The incarnation to restore from: the named one, else the server's current one.

@@ -165,3 +165,69 @@ pub(crate) fn parse_timeline_id(text: &str) -> Result<TimelineId, String> {
     }
     text.parse().map_err(|_| "write a number such as 3".to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::{Cli, Verb};
+
+    fn request(options: &[&str]) -> Result<RecoveryRequest, Failure> {
+        let words = [&["walden", "plan"], options].concat();
+        let cli = Cli::try_parse_from(&words).unwrap_or_else(|error| panic!("{words:?}: {error}"));
+        let Verb::Plan(arguments) = cli.verb else { panic!("{words:?}") };
+        arguments.target.request("2026-11-20T14:00:00Z".parse().unwrap())
+    }
+
+    #[test]
+    fn each_target_becomes_the_request_of_its_name() {
+        let moment = "2026-11-20T13:55:00Z".parse().unwrap();
+        for (options, target) in [
+            (&[][..], RecoveryTarget::Latest),
+            (&["--target-time", "latest"], RecoveryTarget::Latest),
+            (&["--target-time", "5 minutes ago"], RecoveryTarget::Time(moment)),
+            (
+                &["--target-time", "2026-11-20 14:55", "--timezone", "Europe/Berlin"],
+                RecoveryTarget::Time(moment),
+            ),
+            (&["--target-lsn", "16/B374D848"], RecoveryTarget::Lsn("16/B374D848".parse().unwrap())),
+            (&["--target-xid", "742"], RecoveryTarget::Xid(742)),
+            (&["--target-name", "before_migration"], RecoveryTarget::Name("before_migration".into())),
+            (&["--target-immediate"], RecoveryTarget::Immediate),
+        ] {
+            assert_eq!(request(options).unwrap().target, target, "{options:?}");
+        }
+    }
+
+    #[test]
+    fn a_target_pauses_and_the_end_promotes_unless_told() {
+        let action = |options: &[&str]| request(options).unwrap().action;
+        assert_eq!(action(&[]), RecoveryAction::Promote);
+        assert_eq!(action(&["--target-xid", "7"]), RecoveryAction::Pause);
+        assert_eq!(action(&["--target-immediate"]), RecoveryAction::Pause);
+        assert_eq!(action(&["--target-xid", "7", "--target-action", "shutdown"]), RecoveryAction::Shutdown);
+        assert_eq!(action(&["--target-action", "pause"]), RecoveryAction::Pause);
+    }
+
+    #[test]
+    fn timelines_are_decimal_and_hexadecimal_only_with_0x() {
+        let id = |number| Ok(TargetTimeline::Id(TimelineId::new(number).unwrap()));
+        assert_eq!(parse_timeline("latest"), Ok(TargetTimeline::Latest));
+        assert_eq!(parse_timeline("current"), Ok(TargetTimeline::Current));
+        assert_eq!(parse_timeline("16"), id(16));
+        assert_eq!(parse_timeline("0x10"), id(16));
+        assert_eq!(parse_timeline("0X0000001A"), id(26));
+        for bad in
+            ["", "0", "010", "00000010", "0x", "0x0", "0x100000000", "0x+1", "1A", "-1", "4294967296", "x"]
+        {
+            assert!(parse_timeline(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn two_targets_are_one_too_many() {
+        let words = ["walden", "plan", "--target-xid", "7", "--target-immediate"];
+        assert!(Cli::try_parse_from(words).is_err());
+    }
+}
