@@ -113,6 +113,11 @@ fn cargo_test(bench: &Bench, options: &Options) -> Result<Command> {
     if std::env::var_os("INSTA_UPDATE").is_none() {
         command.env("INSTA_UPDATE", "no");
     }
+    if std::env::var_os("RUST_TEST_THREADS").is_none() {
+        // The slow tests wait for servers and deadlines more than they compute.
+        let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+        command.env("RUST_TEST_THREADS", (2 * cores).to_string());
+    }
     if options.all {
         command.env(CAMPAIGN_ENV, "1");
     } else {
