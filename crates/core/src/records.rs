@@ -238,6 +238,10 @@ pub struct BackupRecord {
     /// The next transaction id (64 bits, epoch included) right after `pg_backup_stop`: transactions numbered from
     /// here on began after the backup.
     pub next_xid: u64,
+    /// The oldest transaction (64 bits) that was still running right after `pg_backup_stop`: transactions numbered
+    /// from here up to [`Self::next_xid`] may end after the backup. Absent when it could not be asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oldest_xid: Option<u64>,
     /// The size of the WAL segments.
     pub segment_size: WalSegmentSize,
     /// The source server's clock before `pg_backup_start`.

@@ -57,6 +57,7 @@ fn backup(on: u32, segment: u64, second: i64) -> BackupRecord {
         checkpoint_lsn: Lsn::new(segment * 16 * MIB + 0x60),
         stop_lsn: Lsn::new(segment * 16 * MIB + 0x100),
         next_xid: 1000 + segment,
+        oldest_xid: Some(1000 + segment),
         segment_size: WalSegmentSize::new(16 * MIB).unwrap(),
         started_at: at(second - 10),
         finished_at: at(second),

@@ -421,6 +421,7 @@ impl BackupRunner {
             checkpoint_lsn: copied.label.checkpoint_lsn,
             stop_lsn: copied.stopped.lsn,
             next_xid: copied.next_xid,
+            oldest_xid: None,
             segment_size: begun.control.wal_segment_size,
             started_at: begun.started_at,
             finished_at: copied.finished_at,

@@ -367,6 +367,7 @@ fn record(control: &ControlFile) -> BackupRecord {
         checkpoint_lsn: Lsn::new(start + 0x58),
         stop_lsn: Lsn::new(start + 0x100),
         next_xid: 1000,
+        oldest_xid: None,
         segment_size: control.wal_segment_size,
         started_at: at(0),
         finished_at: at(10),
