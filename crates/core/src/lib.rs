@@ -29,8 +29,9 @@ pub use records::{
 };
 pub use recovery::{
     BackupChoice, BackupRejection, PathStep, Reach, RecoveryAction, RecoveryPlan, RecoveryRequest,
-    RecoveryTarget, RecoveryWindow, Refusal, RefusalReason, RejectedBackup, RestorableBackup, SegmentNeeds,
-    Setting, TargetTimeline, TimelineWindow, WindowGap, plan_recovery, recovery_window,
+    RecoveryTarget, RecoveryWindow, Refusal, RefusalReason, RejectedBackup, RestorableBackup,
+    RestorableRange, SegmentNeeds, Setting, TargetTimeline, TimelineWindow, WindowGap, plan_recovery,
+    recovery_window,
 };
 pub use sealed::{
     CODEC_ZSTD, HEADER_FRAME_BYTES_MAX, INDEX_BYTES_MAX, ObjectHeader, ObjectKind, SEALED_SCHEMA,

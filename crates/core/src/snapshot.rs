@@ -48,12 +48,16 @@ pub struct CatalogSnapshot {
     pub incarnation: IncarnationRecord,
     /// The history files found.
     pub histories: BTreeMap<TimelineId, TimelineHistory>,
+    /// History files that are there and can't be read, with what is wrong.
+    pub damaged_histories: BTreeMap<TimelineId, String>,
     /// The segments found: for each timeline, runs in rising order that neither touch nor overlap.
     pub segments: BTreeMap<TimelineId, Vec<SegmentRun>>,
     /// The partial segments found.
     pub partials: Vec<SegmentName>,
     /// The backups with a good commit record, oldest first.
     pub backups: Vec<BackupRecord>,
+    /// Backups whose commit record is there and can't be read, with what is wrong.
+    pub unreadable_backups: BTreeMap<BackupId, String>,
     /// Backups without a commit record: under way, or interrupted.
     pub unfinished_backups: Vec<BackupId>,
     /// What does not belong here.
@@ -67,6 +71,8 @@ impl CatalogSnapshot {
         Self {
             incarnation,
             histories: BTreeMap::new(),
+            damaged_histories: BTreeMap::new(),
+            unreadable_backups: BTreeMap::new(),
             segments: BTreeMap::new(),
             partials: Vec::new(),
             backups: Vec::new(),

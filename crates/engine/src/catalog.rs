@@ -79,6 +79,7 @@ async fn read_histories(
             }
             Err(reason) => {
                 let key = layout.archive_file(ArchiveFileName::History(timeline)).to_string();
+                snapshot.damaged_histories.insert(timeline, reason.clone());
                 snapshot.strays.push(Stray { key, reason });
             }
         }
@@ -106,6 +107,7 @@ async fn read_history(
 enum BackupDirectory {
     Finished(Box<BackupRecord>),
     Unfinished(BackupId),
+    Unreadable(BackupId, Stray),
     Stray(Stray),
 }
 
@@ -124,6 +126,10 @@ async fn read_backups(
         match found {
             BackupDirectory::Finished(record) => snapshot.backups.push(*record),
             BackupDirectory::Unfinished(id) => snapshot.unfinished_backups.push(id),
+            BackupDirectory::Unreadable(id, stray) => {
+                snapshot.unreadable_backups.insert(id, stray.reason.clone());
+                snapshot.strays.push(stray);
+            }
             BackupDirectory::Stray(stray) => snapshot.strays.push(stray),
         }
     }
@@ -152,7 +158,7 @@ async fn read_backup(ctx: &Context, layout: &IncarnationLayout, prefix: String) 
                 Some(source) => source.to_string(),
                 None => error.to_string(),
             };
-            Ok(BackupDirectory::Stray(Stray { key: key.to_string(), reason }))
+            Ok(BackupDirectory::Unreadable(id, Stray { key: key.to_string(), reason }))
         }
         Err(error) => Err(error),
     }

@@ -14,4 +14,6 @@ pub use plan::{
     Setting, plan_recovery,
 };
 pub use request::{RecoveryAction, RecoveryRequest, RecoveryTarget, TargetTimeline};
-pub use window::{RecoveryWindow, RestorableBackup, TimelineWindow, WindowGap, recovery_window};
+pub use window::{
+    RecoveryWindow, RestorableBackup, RestorableRange, TimelineWindow, WindowGap, recovery_window,
+};

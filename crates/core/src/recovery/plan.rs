@@ -50,8 +50,10 @@ pub enum BackupRejection {
     Unsupported,
     /// Another backup serves better.
     Outranked,
-    /// The history of the target timeline is missing.
+    /// The history of the target timeline is missing or can't be followed.
     MissingHistory,
+    /// Its commit record can't be read.
+    Unreadable,
 }
 
 /// A backup that was looked at and not taken.
@@ -215,17 +217,35 @@ pub fn plan_recovery(
             Refusal::new(RefusalReason::UnknownBackup, format!("backup {id} is not in the archive"));
         return Err(refusal.hint("walden backup list shows the ones that are"));
     }
-    let mut rejected = Vec::new();
-    let mut chosen: Option<Candidate<'_>> = None;
+    let mut rejected: Vec<RejectedBackup> = snapshot
+        .unreadable_backups
+        .iter()
+        .map(|(id, why)| RejectedBackup {
+            id: id.clone(),
+            reason: BackupRejection::Unreadable,
+            message: format!("its record can't be read: {why}"),
+        })
+        .collect();
+    let (mut chosen, mut before_gap): (Option<Candidate<'_>>, Option<Candidate<'_>>) = (None, None);
     for backup in candidates(snapshot, request) {
         if let Some(chosen) = &chosen {
             rejected.push(reject(backup, BackupRejection::Outranked, chosen.outranks()));
             continue;
         }
         match consider(snapshot, request, backup) {
-            Ok(candidate) => chosen = Some(candidate),
+            Ok(candidate) if candidate.gap.is_none() => chosen = Some(candidate),
+            Ok(candidate) => {
+                rejected.push(reject(backup, BackupRejection::MissingSegments, candidate.describe_gap()));
+                before_gap.get_or_insert(candidate);
+            }
             Err((reason, message)) => rejected.push(reject(backup, reason, message)),
         }
+    }
+    if chosen.is_none()
+        && let Some(candidate) = before_gap
+    {
+        rejected.retain(|rejected| rejected.id != candidate.backup.id);
+        chosen = Some(candidate);
     }
     match chosen {
         Some(candidate) => Ok(candidate.into_plan(snapshot, request, now, rejected)),
@@ -285,6 +305,16 @@ struct Candidate<'a> {
     steps: Vec<PathStep>,
     needs: SegmentNeeds,
     wal_end_lsn: Lsn,
+    /// What is missing behind [`Self::wal_end_lsn`]; the target may lie before it.
+    gap: Option<SegmentNeeds>,
+}
+
+/// A timeline newer than the one that `latest` leads to, which is in the archive and can't be followed there: a
+/// lost or damaged history must not turn `latest` into an older branch without a word.
+fn unreachable_timeline(snapshot: &CatalogSnapshot, latest: TimelineId) -> Option<TimelineId> {
+    let known =
+        snapshot.segments.keys().chain(snapshot.histories.keys()).chain(snapshot.damaged_histories.keys());
+    known.copied().filter(|timeline| *timeline > latest).max()
 }
 
 fn consider<'a>(
@@ -298,7 +328,7 @@ fn consider<'a>(
     if let Some(feature) = backup.requires.first() {
         return Err((BackupRejection::Unsupported, format!("it needs a newer walden: feature {feature:?}")));
     }
-    ends_before_target(backup, &request.target)?;
+    ends_before_target(backup, request)?;
     let target_timeline = match request.timeline {
         TargetTimeline::Latest => latest_timeline(snapshot, backup.timeline),
         TargetTimeline::Current => backup.stop_timeline,
@@ -309,6 +339,14 @@ fn consider<'a>(
         let message = format!("the history file of timeline {target_timeline} is not in the archive");
         return Err((BackupRejection::MissingHistory, message));
     }
+    if request.timeline == TargetTimeline::Latest
+        && let Some(beyond) = unreachable_timeline(snapshot, target_timeline)
+    {
+        let message = format!(
+            "timeline {beyond} is in the archive, but its history can't be followed from timeline {target_timeline}"
+        );
+        return Err((BackupRejection::MissingHistory, message));
+    }
     let path = TimelinePath::to(target_timeline, history);
     let last_byte = backup.stop_lsn.checked_sub(1).unwrap_or(backup.stop_lsn);
     if path.timeline_at(backup.start_lsn) != Some(backup.timeline)
@@ -317,26 +355,38 @@ fn consider<'a>(
         let message = format!("it is not on the way to timeline {target_timeline}");
         return Err((BackupRejection::NotOnPath, message));
     }
-    let (needs, wal_end_lsn) = walk(snapshot, &path, backup, &request.target);
-    if needs.missing_count > 0 {
-        return Err((BackupRejection::MissingSegments, describe_missing(&needs)));
+    let Walk { all, reached, wal_end_lsn } = walk(snapshot, &path, backup, &request.target);
+    let steps = path.from(backup.start_lsn);
+    if all.missing_count == 0 {
+        return Ok(Candidate { backup, target_timeline, steps, needs: all, wal_end_lsn, gap: None });
     }
-    Ok(Candidate { backup, target_timeline, steps: path.from(backup.start_lsn), needs, wal_end_lsn })
+    // A moment, a transaction or a name may lie before the gap; where it does not, PostgreSQL ends with an error
+    // at the gap and does not promote. The end of the archive, or a position, is known to lie behind it.
+    let may_lie_before =
+        matches!(request.target, RecoveryTarget::Time(_) | RecoveryTarget::Xid(_) | RecoveryTarget::Name(_));
+    if may_lie_before && wal_end_lsn >= backup.stop_lsn {
+        return Ok(Candidate { backup, target_timeline, steps, needs: reached, wal_end_lsn, gap: Some(all) });
+    }
+    Err((BackupRejection::MissingSegments, describe_missing(&all)))
 }
 
 /// A target before the end of the backup is refused, although PostgreSQL might stop later without a word.
 fn ends_before_target(
     backup: &BackupRecord,
-    target: &RecoveryTarget,
+    request: &RecoveryRequest,
 ) -> Result<(), (BackupRejection, String)> {
-    let early = match target {
+    let early = match &request.target {
         RecoveryTarget::Latest | RecoveryTarget::Immediate | RecoveryTarget::Name(_) => None,
         RecoveryTarget::Time(time) => {
             (*time < backup.finished_at).then(|| format!("at {}", backup.finished_at))
         }
         RecoveryTarget::Lsn(lsn) => (*lsn < backup.stop_lsn).then(|| format!("at LSN {}", backup.stop_lsn)),
-        RecoveryTarget::Xid(xid) => xid_precedes(*xid, backup.next_xid)
-            .then(|| format!("when the next transaction was {}", backup.next_xid)),
+        RecoveryTarget::Xid(xid) => {
+            // A transaction that was running at the end of the backup may end after it: taken when asked for.
+            let over = xid_precedes(*xid, backup.oldest_xid.unwrap_or(0));
+            let begun = xid_precedes(*xid, backup.next_xid) && (over || request.backup.is_none());
+            begun.then(|| format!("when the next transaction was {}", backup.next_xid))
+        }
     };
     match early {
         Some(when) => Err((BackupRejection::EndsAfterTarget, format!("it ended after the target, {when}"))),
@@ -354,58 +404,78 @@ fn xid_precedes(xid: u64, next: u64) -> bool {
     }
 }
 
-/// Follows the path from the backup's start to where the target needs it; returns what it found and the end of
-/// the WAL that is present without a gap.
+/// What [`walk`] found.
+struct Walk {
+    /// Everything on the way to the target, or to the end of the archive.
+    all: SegmentNeeds,
+    /// What is there before the first missing segment.
+    reached: SegmentNeeds,
+    /// Where that ends.
+    wal_end_lsn: Lsn,
+}
+
+/// Follows the path from the backup's start to where the target needs it.
 fn walk(
     snapshot: &CatalogSnapshot,
     path: &TimelinePath,
     backup: &BackupRecord,
     target: &RecoveryTarget,
-) -> (SegmentNeeds, Lsn) {
+) -> Walk {
     let size = snapshot.incarnation.segment_size;
     let first = size.segment_of(backup.start_lsn);
-    let consistent = size.last_segment_before(backup.stop_lsn);
-    let archived = path
-        .steps()
-        .iter()
-        .filter_map(|step| {
-            let last = snapshot.last_segment(step.timeline)?;
-            // A parent's segments beyond the fork are of another branch.
-            let end = step.end_lsn.map(|end| size.segment_of(end));
-            Some(end.map_or(last, |end| last.min(end)))
-        })
-        .max();
-    let last = match target {
-        RecoveryTarget::Immediate => consistent,
-        RecoveryTarget::Lsn(lsn) => {
-            // One segment beyond the archive is enough to see that the target is not in it.
-            let beyond = archived.unwrap_or(consistent).max(consistent).next();
-            size.segment_of(*lsn).clamp(consistent, beyond)
-        }
-        _ => archived.unwrap_or(consistent).max(consistent),
-    };
-    let mut needs = SegmentNeeds::default();
+    let last = last_needed(snapshot, path, backup, target);
+    let mut all = SegmentNeeds::default();
+    let mut reached = None;
     let mut wal_end_lsn = size.start_of(first);
     for number in first.get()..=last.get() {
         let number = SegmentNumber::new(number);
         let Some(id) = path.segment(number, size) else { continue };
-        needs.count += 1;
         let name = id.name(size);
-        needs.first.get_or_insert(name);
-        needs.last = Some(name);
         if let Some(bytes) = snapshot.segment_bytes(id) {
-            needs.bytes += u64::from(bytes);
-            if needs.missing_count == 0 {
+            all.bytes += u64::from(bytes);
+            if all.missing_count == 0 {
                 wal_end_lsn = size.end_of(number);
             }
         } else {
-            needs.missing_count += 1;
-            if needs.missing.len() < MISSING_LISTED_MAX {
-                needs.missing.push(name);
+            if all.missing_count == 0 {
+                reached = Some(all.clone());
+            }
+            all.missing_count += 1;
+            if all.missing.len() < MISSING_LISTED_MAX {
+                all.missing.push(name);
             }
         }
+        all.count += 1;
+        all.first.get_or_insert(name);
+        all.last = Some(name);
     }
-    (needs, wal_end_lsn)
+    Walk { reached: reached.unwrap_or_else(|| all.clone()), all, wal_end_lsn }
+}
+
+/// The last segment that a target needs, as far as names tell.
+fn last_needed(
+    snapshot: &CatalogSnapshot,
+    path: &TimelinePath,
+    backup: &BackupRecord,
+    target: &RecoveryTarget,
+) -> SegmentNumber {
+    let size = snapshot.incarnation.segment_size;
+    let consistent = size.last_segment_before(backup.stop_lsn);
+    let archived = path.steps().iter().filter_map(|step| {
+        // A timeline begins in the segment of its fork, even if nothing of it has arrived yet.
+        let fork = (step.start_lsn > Lsn::INVALID).then(|| size.segment_of(step.start_lsn));
+        // A parent's segments beyond the fork are of another branch.
+        let end = step.end_lsn.map(|end| size.segment_of(end));
+        let last = snapshot.last_segment(step.timeline).map(|last| end.map_or(last, |end| last.min(end)));
+        last.max(fork)
+    });
+    let archived = archived.max().unwrap_or(consistent).max(consistent);
+    match target {
+        RecoveryTarget::Immediate => consistent,
+        // One segment beyond the archive is enough to see that the target is not in it.
+        RecoveryTarget::Lsn(lsn) => size.segment_of(*lsn).clamp(consistent, archived.next()),
+        _ => archived,
+    }
 }
 
 fn describe_missing(needs: &SegmentNeeds) -> String {
@@ -420,6 +490,10 @@ fn describe_missing(needs: &SegmentNeeds) -> String {
 }
 
 impl Candidate<'_> {
+    fn describe_gap(&self) -> String {
+        self.gap.as_ref().map(describe_missing).unwrap_or_default()
+    }
+
     fn outranks(&self) -> String {
         format!("{} serves better", self.backup.id)
     }
@@ -455,9 +529,8 @@ impl Candidate<'_> {
                 finished_at: backup.finished_at,
                 bytes: backup.bytes,
                 stored_bytes: backup.stored_bytes,
-                reason: self.reason(request),
+                reason: self.reason(request, &rejected),
             },
-            rejected,
             target_timeline: self.target_timeline,
             wal_end_lsn: self.wal_end_lsn,
             reach,
@@ -465,20 +538,28 @@ impl Candidate<'_> {
             bytes: backup.stored_bytes + self.needs.bytes,
             proved: self.proved(),
             not_proved: self.not_proved(request),
-            warnings: self.warnings(request),
+            warnings: self.warnings(snapshot, request, &rejected),
             settings: self.settings(request),
+            rejected,
             timeline_path: self.steps,
             segments: self.needs,
             request: request.clone(),
         }
     }
 
-    fn reason(&self, request: &RecoveryRequest) -> String {
+    fn reason(&self, request: &RecoveryRequest, rejected: &[RejectedBackup]) -> String {
         let on = format!("on the way to timeline {}", self.target_timeline);
+        let surely = rejected.iter().all(|rejected| rejected.reason == BackupRejection::Outranked);
         match (&request.backup, &request.target) {
             (Some(_), _) => "it was asked for".to_owned(),
+            (None, RecoveryTarget::Name(_)) if surely => {
+                format!("the oldest {on}: it is surely before the restore point")
+            }
             (None, RecoveryTarget::Name(_)) => {
-                format!("the oldest {on} with all its WAL: it is surely before the restore point")
+                format!("the oldest usable one {on}; the restore point may lie before it")
+            }
+            (None, target) if self.gap.is_some() => {
+                format!("the newest {on} that ended before {}; WAL behind it is missing", target.describe())
             }
             (None, RecoveryTarget::Latest | RecoveryTarget::Immediate) => {
                 format!("the newest {on} with all its WAL")
@@ -491,11 +572,12 @@ impl Candidate<'_> {
 
     fn proved(&self) -> Vec<String> {
         let needs = &self.needs;
-        let mut proved = vec![format!("backup {} is complete: its record was written last", self.backup.id)];
+        let mut proved =
+            vec![format!("the record of backup {}, which is written last, is there", self.backup.id)];
         if let (Some(first), Some(last)) = (needs.first, needs.last) {
             proved.push(format!("all {} segments from {first} to {last} are in the archive", needs.count));
         }
-        for step in self.steps.iter().skip(1) {
+        for step in self.steps.iter().skip(1).filter(|step| step.start_lsn < self.wal_end_lsn) {
             proved.push(format!(
                 "timeline {} takes over at {}, with its own segment",
                 step.timeline, step.start_lsn
@@ -506,39 +588,83 @@ impl Candidate<'_> {
 
     fn not_proved(&self, request: &RecoveryRequest) -> Vec<String> {
         let end = self.wal_end_lsn;
+        let mut not_proved = vec![
+            "that every object of the backup is still whole: restore checks each one by its hash".to_owned(),
+        ];
         match &request.target {
-            RecoveryTarget::Latest | RecoveryTarget::Immediate => Vec::new(),
-            RecoveryTarget::Time(_) => vec![format!(
-                "that a transaction ended after the target before the archive ends at {end}: without one \
-                 PostgreSQL stops with an error at the end of the archive"
-            )],
-            RecoveryTarget::Lsn(lsn) => vec![format!("that a complete record begins at {lsn} or later")],
-            RecoveryTarget::Xid(xid) => vec![format!("that transaction {xid} ended before {end}")],
-            RecoveryTarget::Name(name) => {
-                vec![format!(
-                    "that restore point {name:?} was made between {} and {end}",
-                    self.backup.stop_lsn
-                )]
+            RecoveryTarget::Latest | RecoveryTarget::Immediate => {}
+            RecoveryTarget::Time(_) => not_proved.push(format!(
+                "that a transaction ended after the target before the WAL ends at {end}: without one PostgreSQL stops \
+                 there with an error and does not promote"
+            )),
+            RecoveryTarget::Lsn(lsn) => {
+                not_proved.push(format!("that a complete record begins at {lsn} or later"));
             }
+            RecoveryTarget::Xid(xid) => not_proved.push(format!("that transaction {xid} ended before {end}")),
+            RecoveryTarget::Name(name) => not_proved.push(format!(
+                "that restore point {name:?} was made between {} and {end}",
+                self.backup.stop_lsn
+            )),
         }
+        not_proved
     }
 
-    fn warnings(&self, request: &RecoveryRequest) -> Vec<String> {
+    fn warnings(
+        &self,
+        snapshot: &CatalogSnapshot,
+        request: &RecoveryRequest,
+        rejected: &[RejectedBackup],
+    ) -> Vec<String> {
         let mut warnings = Vec::new();
-        if let RecoveryTarget::Name(_) = request.target
-            && request.backup.is_none()
-        {
-            warnings.push(
-                "a restore point's place is not known from names alone: a newer backup (--backup) makes recovery \
-                 shorter, if it ended before the restore point was made"
-                    .to_owned(),
-            );
+        if self.gap.is_some() {
+            warnings.push(format!(
+                "{}: the target must lie before {}; if it does not, PostgreSQL ends with an error there",
+                self.describe_gap(),
+                self.wal_end_lsn
+            ));
+        }
+        if let RecoveryTarget::Name(_) = request.target {
+            warnings.push(format!(
+                "if the name was used more than once, the first one after backup {} counts; choose another with \
+                 --backup, or its position with --target-lsn",
+                self.backup.id
+            ));
+        }
+        if !matches!(request.target, RecoveryTarget::Latest | RecoveryTarget::Immediate) {
+            warnings.extend(self.abandoned(snapshot));
+        }
+        if let Some(partial) = snapshot.partials.iter().max() {
+            warnings.push(format!(
+                "{partial}.partial is in the archive: PostgreSQL never reads it, what is only in it is not recovered"
+            ));
+        }
+        for unreadable in rejected.iter().filter(|rejected| rejected.reason == BackupRejection::Unreadable) {
+            warnings.push(format!("backup {}: {}", unreadable.id, unreadable.message));
         }
         if !self.backup.checksum_failures.is_empty() {
             let files = self.backup.checksum_failures.len();
             warnings.push(format!("the backup holds pages with wrong checksums files={files}"));
         }
         warnings
+    }
+
+    /// Parents that go on after the path has left them: a moment there is sought on the child, and not found.
+    fn abandoned(&self, snapshot: &CatalogSnapshot) -> Vec<String> {
+        let size = snapshot.incarnation.segment_size;
+        let goes_on = |step: &&PathStep| {
+            step.end_lsn.is_some_and(|end| {
+                snapshot.last_segment(step.timeline).is_some_and(|last| last > size.segment_of(end))
+            })
+        };
+        let left = self.steps.iter().filter(goes_on);
+        left.map(|step| {
+            let (timeline, end) = (step.timeline, step.end_lsn.unwrap_or_default());
+            format!(
+                "timeline {timeline} goes on after the fork at {end}: moments there are reached with \
+                 --target-timeline {timeline} only"
+            )
+        })
+        .collect()
     }
 
     fn settings(&self, request: &RecoveryRequest) -> Vec<Setting> {
@@ -591,8 +717,9 @@ fn refuse(
             format!("backup {}: {}", unsupported.id, unsupported.message),
         )
     } else if let Some(missing) = any(BackupRejection::MissingHistory) {
-        Refusal::new(RefusalReason::UnknownTimeline, missing.message.clone())
-            .hint("choose a timeline that walden window lists")
+        Refusal::new(RefusalReason::UnknownTimeline, missing.message.clone()).hint(
+            "restore the history file, or name the timeline with --target-timeline: walden window lists them",
+        )
     } else {
         let message = "no backup is on the way to the target timeline";
         Refusal::new(RefusalReason::NoBackupOnPath, message).hint("choose another --target-timeline")
@@ -615,7 +742,7 @@ fn missing_segments(
             TargetTimeline::Id(timeline) => timeline,
         };
         let path = TimelinePath::to(timeline, snapshot.histories.get(&timeline));
-        let (_, end) = walk(snapshot, &path, backup, &request.target);
+        let end = walk(snapshot, &path, backup, &request.target).wal_end_lsn;
         (end >= backup.stop_lsn).then_some((end, path))
     });
     let nearest_before = reached.as_ref().map(|(end, _)| *end);

@@ -163,6 +163,91 @@ fn a_gap_is_refused_with_what_is_missing_and_how_far_one_can_get() {
 }
 
 #[test]
+fn a_moment_before_a_gap_is_planned_with_a_warning() {
+    let mut snapshot = archive();
+    add_segments(&mut snapshot, 1, [2, 3, 4, 7, 8]);
+    snapshot.backups = vec![backup(1, 2, 100), backup(1, 7, 900)];
+    let planned = plan(&snapshot, RecoveryTarget::Time(at(500))).unwrap();
+    assert_eq!(planned.backup.id, snapshot.backups[0].id);
+    assert_eq!((planned.segments.count, planned.segments.missing_count), (3, 0));
+    assert_eq!(planned.wal_end_lsn, Lsn::new(5 * 16 * MIB));
+    assert!(planned.warnings[0].contains("the target must lie before 0/5000000"), "{:?}", planned.warnings);
+    // The WAL that makes the backup consistent must be there in any case.
+    snapshot.segments.clear();
+    add_segments(&mut snapshot, 1, [3, 4]);
+    let refusal = plan(&snapshot, RecoveryTarget::Time(at(500))).unwrap_err();
+    assert_eq!(refusal.reason, RefusalReason::MissingSegments);
+}
+
+#[test]
+fn a_timeline_of_which_nothing_has_arrived_is_not_passed_over() {
+    let mut snapshot = archive();
+    add_segments(&mut snapshot, 1, 2..6);
+    let fork = Lsn::new(5 * 16 * MIB + 777);
+    let history = TimelineHistory::without_parents(timeline(1)).fork(timeline(2), fork, "test").unwrap();
+    snapshot.histories.insert(timeline(2), history);
+    snapshot.backups = vec![backup(1, 2, 100)];
+    let refusal = plan(&snapshot, RecoveryTarget::Latest).unwrap_err();
+    assert_eq!(refusal.reason, RefusalReason::MissingSegments);
+    assert!(refusal.message.contains("000000020000000000000005"), "{}", refusal.message);
+}
+
+#[test]
+fn latest_is_refused_while_a_newer_timeline_cannot_be_followed() {
+    let mut snapshot = plain_archive();
+    add_segments(&mut snapshot, 2, 9..11);
+    let refusal = plan(&snapshot, RecoveryTarget::Latest).unwrap_err();
+    assert_eq!(refusal.reason, RefusalReason::UnknownTimeline);
+    let window = recovery_window(&snapshot, at(1000));
+    assert!(window.timelines[1].history_missing && window.timelines[1].restorable.is_empty());
+    let chosen =
+        RecoveryRequest { timeline: TargetTimeline::Id(timeline(1)), ..request(RecoveryTarget::Latest) };
+    assert_eq!(plan_recovery(&snapshot, &chosen, at(100_000)).unwrap().target_timeline, timeline(1));
+    snapshot.segments.remove(&timeline(2));
+    snapshot.damaged_histories.insert(timeline(2), "torn".into());
+    let refusal = plan(&snapshot, RecoveryTarget::Latest).unwrap_err();
+    assert_eq!(refusal.reason, RefusalReason::UnknownTimeline);
+}
+
+#[test]
+fn a_backup_with_an_unreadable_record_is_told() {
+    let mut snapshot = plain_archive();
+    let id = BackupId::new(at(800), 1);
+    snapshot.unreadable_backups.insert(id.clone(), "its hash differs".into());
+    let planned = plan(&snapshot, RecoveryTarget::Latest).unwrap();
+    assert!(planned.rejected.iter().any(|r| r.id == id && r.reason == BackupRejection::Unreadable));
+    assert!(planned.warnings.iter().any(|warning| warning.contains(id.as_str())), "{:?}", planned.warnings);
+}
+
+#[test]
+fn a_transaction_that_was_open_over_the_backup_is_taken_when_asked_for() {
+    let mut snapshot = plain_archive();
+    snapshot.backups.remove(0);
+    snapshot.backups[0].oldest_xid = Some(1000);
+    let target = RecoveryTarget::Xid(1003);
+    assert_eq!(plan(&snapshot, target.clone()).unwrap_err().reason, RefusalReason::TargetBeforeBackups);
+    let backup = Some(snapshot.backups[0].id.clone());
+    let asked = RecoveryRequest { backup: backup.clone(), ..request(target) };
+    assert!(plan_recovery(&snapshot, &asked, at(100_000)).is_ok());
+    let over = RecoveryRequest { backup, ..request(RecoveryTarget::Xid(999)) };
+    assert!(plan_recovery(&snapshot, &over, at(100_000)).is_err());
+}
+
+#[test]
+fn a_parent_that_goes_on_after_the_fork_is_told() {
+    let mut snapshot = archive();
+    add_segments(&mut snapshot, 1, 2..10);
+    add_segments(&mut snapshot, 2, 4..6);
+    let fork = Lsn::new(4 * 16 * MIB + 777);
+    let history = TimelineHistory::without_parents(timeline(1)).fork(timeline(2), fork, "test").unwrap();
+    snapshot.histories.insert(timeline(2), history);
+    snapshot.backups = vec![backup(1, 2, 100)];
+    let planned = plan(&snapshot, RecoveryTarget::Time(at(500))).unwrap();
+    let told = |warning: &String| warning.contains("--target-timeline 1 only");
+    assert!(planned.warnings.iter().any(told), "{:?}", planned.warnings);
+}
+
+#[test]
 fn a_backup_after_the_gap_serves_the_end() {
     let mut snapshot = plain_archive();
     snapshot.segments.clear();
@@ -264,6 +349,10 @@ fn the_window_shows_gaps_and_how_far_each_backup_reaches() {
     let timeline = &window.timelines[0];
     assert_eq!(timeline.first, Some(snapshot.backups[0].stop_lsn));
     assert_eq!(timeline.last, Some(Lsn::new(8 * 16 * MIB)));
+    let size = 16 * MIB;
+    let ranges: Vec<(u64, u64)> =
+        timeline.restorable.iter().map(|range| (range.first.get() / size, range.last.get() / size)).collect();
+    assert_eq!(ranges, [(2, 4), (6, 8)], "what lies in the gap can't be restored");
     let gap = &timeline.gaps[0];
     assert_eq!((gap.count, gap.partial), (2, true));
     let reach: Vec<Option<u64>> =

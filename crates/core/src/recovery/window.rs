@@ -39,6 +39,15 @@ pub struct RestorableBackup {
     pub finished_at: Timestamp,
 }
 
+/// A stretch of WAL of which every position can be restored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct RestorableRange {
+    /// The first position.
+    pub first: Lsn,
+    /// The end of it.
+    pub last: Lsn,
+}
+
 /// What can be restored on one timeline.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TimelineWindow {
@@ -52,6 +61,10 @@ pub struct TimelineWindow {
     pub first: Option<Lsn>,
     /// The end of the WAL that can be reached.
     pub last: Option<Lsn>,
+    /// Everything in between that can be restored, without overlaps, in rising order.
+    pub restorable: Vec<RestorableRange>,
+    /// Whether the timeline's history is missing or damaged: then nothing can be restored to it.
+    pub history_missing: bool,
     /// Segments in the archive.
     pub segments: u64,
     /// What is missing in between.
@@ -93,6 +106,7 @@ pub fn recovery_window(snapshot: &CatalogSnapshot, now: Timestamp) -> RecoveryWi
 
 fn timeline_window(snapshot: &CatalogSnapshot, timeline: TimelineId) -> TimelineWindow {
     let history = snapshot.histories.get(&timeline);
+    let history_missing = history.is_none() && timeline != TimelineId::FIRST;
     let path = TimelinePath::to(timeline, history);
     let fork = history.and_then(|history| history.entries().last());
     let mut backups: Vec<RestorableBackup> = snapshot
@@ -108,7 +122,7 @@ fn timeline_window(snapshot: &CatalogSnapshot, timeline: TimelineId) -> Timeline
             RestorableBackup {
                 id: backup.id.clone(),
                 first: backup.stop_lsn,
-                last: end.filter(|end| *end >= backup.stop_lsn),
+                last: end.filter(|end| *end >= backup.stop_lsn && !history_missing),
                 finished_at: backup.finished_at,
             }
         })
@@ -122,10 +136,24 @@ fn timeline_window(snapshot: &CatalogSnapshot, timeline: TimelineId) -> Timeline
         fork_lsn: fork.map(|entry| entry.switch_lsn),
         first: usable().map(|backup| backup.first).min(),
         last: usable().filter_map(|backup| backup.last).max(),
+        restorable: restorable(&backups),
+        history_missing,
         segments: runs.iter().map(|run| run.stored_bytes.len() as u64).sum(),
         gaps: gaps(snapshot, timeline),
         backups,
     }
+}
+
+/// The reaches of backups, sorted by their beginnings, joined where they overlap.
+fn restorable(backups: &[RestorableBackup]) -> Vec<RestorableRange> {
+    let mut ranges: Vec<RestorableRange> = Vec::new();
+    for (first, last) in backups.iter().filter_map(|backup| Some((backup.first, backup.last?))) {
+        match ranges.last_mut() {
+            Some(range) if first <= range.last => range.last = range.last.max(last),
+            _ => ranges.push(RestorableRange { first, last }),
+        }
+    }
+    ranges
 }
 
 /// The end of the WAL that is present without a gap from `start` on.
