@@ -19,6 +19,7 @@ mod exclude;
 mod late;
 mod lines;
 mod names;
+mod own_directory;
 mod packs;
 mod pages;
 mod postgres;
@@ -35,7 +36,9 @@ use std::future::Future;
 pub use connection::ConnectionOptions;
 pub use copy::{JOBS_MAX, MEMORY_BYTES as COPY_MEMORY_BYTES};
 pub use names::{NameEntry, ServerNames};
-pub use postgres::{ArchiverState, LivePostgres, PostgresControl, ServerIdentity, StoppedBackup};
+pub use postgres::{
+    ArchiverState, ExportedSnapshot, LivePostgres, PostgresControl, ServerIdentity, StoppedBackup,
+};
 pub use report::{BackupReport, BackupRequest, BackupSeconds, Checkpoint, LABEL_BYTES_MAX, WAL_TIMEOUT};
 pub use run::BackupRunner;
 pub use wait::WalWait;

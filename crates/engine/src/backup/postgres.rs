@@ -54,6 +54,18 @@ pub struct StoppedBackup {
     pub tablespace_map: Vec<u8>,
 }
 
+/// A snapshot that a session of the server exported: as long as its transaction lasts, the file `pg_snapshots/<name>`
+/// in the server's own data directory names the session.
+///
+/// PostgreSQL source: `ExportSnapshot` in `src/backend/utils/time/snapmgr.c`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExportedSnapshot {
+    /// The file's name.
+    pub name: String,
+    /// The process id of the session's backend, which the file holds in a line `pid:<number>`.
+    pub backend_pid: i32,
+}
+
 /// What `pg_stat_archiver` says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ArchiverState {
@@ -75,6 +87,12 @@ pub struct ArchiverState {
 pub trait PostgresControl: Send {
     /// Asks what the server is and how it is set up.
     fn identify(&mut self) -> impl Future<Output = Result<ServerIdentity>> + Send;
+
+    /// Exports a snapshot, which lasts until [`Self::drop_snapshot`]: it shows which data directory is the server's.
+    fn export_snapshot(&mut self) -> impl Future<Output = Result<ExportedSnapshot>> + Send;
+
+    /// Ends the exported snapshot.
+    fn drop_snapshot(&mut self) -> impl Future<Output = Result<()>> + Send;
 
     /// Begins a backup; returns its start position. Takes as long as a checkpoint does.
     fn start_backup(&mut self, label: &str, fast: bool) -> impl Future<Output = Result<Lsn>> + Send;
@@ -269,6 +287,18 @@ impl PostgresControl for LivePostgres {
                 data_checksums: setting("data_checksums").as_deref() == Some("on"),
             },
         })
+    }
+
+    async fn export_snapshot(&mut self) -> Result<ExportedSnapshot> {
+        const ACTION: &str = "export a snapshot";
+        self.session.batch(ACTION, "BEGIN ISOLATION LEVEL REPEATABLE READ").await?;
+        let row = self.session.row(ACTION, "SELECT pg_export_snapshot(), pg_backend_pid()").await?;
+        let backend_pid = row.try_get::<_, i32>(1).map_err(|error| postgres_error(ACTION, error))?;
+        Ok(ExportedSnapshot { name: text(&row, 0, ACTION)?, backend_pid })
+    }
+
+    async fn drop_snapshot(&mut self) -> Result<()> {
+        self.session.batch("end the exported snapshot", "ROLLBACK").await
     }
 
     async fn start_backup(&mut self, label: &str, fast: bool) -> Result<Lsn> {

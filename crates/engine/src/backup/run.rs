@@ -15,7 +15,7 @@ use walden_core::{
     ManifestEntry, ManifestHeader, ManifestTotals, ObjectKind, ObjectReference, RecordKind, Tablespace,
     Writer,
 };
-use walden_pg::{BackupLabel, ClusterState, ControlFile, Lsn, TablespaceMap};
+use walden_pg::{BackupLabel, ControlFile, Lsn, TablespaceMap};
 use walden_store::{CompressionLevel, HeaderFields, SealedObject};
 
 use super::checks::{Checked, check};
@@ -24,6 +24,7 @@ use super::copy::{CopyRequest, JOBS_MAX, Shared};
 use super::late::{label_files, pack_late_files, read_control};
 use super::lines::{LineSealer, reference};
 use super::names::ServerNames;
+use super::own_directory::{check_directory, prove_directory};
 use super::packs::PackIdentity;
 use super::pages::PageRules;
 use super::postgres::{PostgresControl, ServerIdentity, StoppedBackup};
@@ -33,7 +34,6 @@ use super::scan::{LateFile, LinkedTablespace, Scan, ScanRequest, scan};
 use super::upload::{created, upload_packs};
 use super::wait::{NeededWal, WalWait, wait_for_wal};
 use crate::context::Context;
-use crate::data_directory::DataDirectory;
 use crate::error::{EngineError, Result};
 use crate::progress::Unit;
 use crate::server::render_record;
@@ -216,6 +216,7 @@ impl BackupRunner {
         let incarnation = checked.authority.record.incarnation();
         let archive = self.ctx.layout().incarnation(incarnation);
         let id = BackupId::new(self.ctx.clock.now(), salt());
+        prove_directory(postgres, &server, &checked.data).await?;
         self.ctx.progress.begin("checkpoint", Unit::Count, 0);
         let started_at = postgres.now().await?;
         let fast = self.request.checkpoint == Checkpoint::Fast;
@@ -451,26 +452,6 @@ pub(super) fn interruption() -> EngineError {
         ErrorKind::Unavailable,
         "the backup was interrupted; what it stored is no backup and is listed as unfinished",
     )
-}
-
-/// Makes sure that the directory is the running server's own, and not that of a clone or a standby with the same
-/// system identifier: the checkpoint that began the backup must be in it.
-fn check_directory(data: &DataDirectory, start_lsn: Lsn) -> Result<()> {
-    let control = data.control()?;
-    if control.state == ClusterState::InProduction && control.checkpoint.redo >= start_lsn {
-        return Ok(());
-    }
-    Err(EngineError::failed(
-        ErrorKind::WrongServer,
-        format!(
-            "the data directory is that of a copy of the server and not its own path={} state={:?} redo={} \
-             backup_start={start_lsn}",
-            data.path().display(),
-            control.state.description(),
-            control.checkpoint.redo
-        ),
-    )
-    .with_hint("check --pgdata against the server's data_directory"))
 }
 
 /// Reads and packs all files; ends early when something fails or the session with the server ends.

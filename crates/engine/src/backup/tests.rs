@@ -62,12 +62,22 @@ pub(super) struct FakePostgres {
     after_stop: Hook,
     /// Where the backup starts instead of where `pg_control` says.
     start: Option<Lsn>,
+    /// Where the server runs instead of in the data directory that is named.
+    runs_in: Option<PathBuf>,
     closed: bool,
     aborted: Arc<AtomicBool>,
 }
 
 const START: u64 = 0x200_0028;
 const STOP: u64 = 0x200_0150;
+
+const SNAPSHOT: &str = "00000003-00000002-1";
+
+impl FakePostgres {
+    fn snapshots(&self) -> PathBuf {
+        self.runs_in.as_ref().or(self.data.as_ref()).unwrap().join("pg_snapshots")
+    }
+}
 
 impl PostgresControl for FakePostgres {
     async fn identify(&mut self) -> Result<ServerIdentity> {
@@ -79,6 +89,18 @@ impl PostgresControl for FakePostgres {
             data_directory,
             ..identity()
         })
+    }
+
+    async fn export_snapshot(&mut self) -> Result<ExportedSnapshot> {
+        let directory = self.snapshots();
+        std::fs::create_dir_all(&directory).unwrap();
+        std::fs::write(directory.join(SNAPSHOT), "vxid:3/2\npid:4711\ndbid:5\n").unwrap();
+        Ok(ExportedSnapshot { name: SNAPSHOT.into(), backend_pid: 4711 })
+    }
+
+    async fn drop_snapshot(&mut self) -> Result<()> {
+        std::fs::remove_file(self.snapshots().join(SNAPSHOT)).unwrap();
+        Ok(())
     }
 
     async fn start_backup(&mut self, _label: &str, _fast: bool) -> Result<Lsn> {
@@ -374,6 +396,23 @@ async fn the_data_directory_of_a_copy_is_found_out() {
     let error = bench.run().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::WrongServer, "{error}");
     assert!(aborted.load(Ordering::Relaxed));
+    assert!(bench.objects().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_data_directory_of_a_running_clone_is_found_out() {
+    let mut bench = Bench::new().await;
+    // The clone's pg_control says all that the server's own would.
+    let own = bench.directory.path().join("own");
+    bench.postgres.runs_in = Some(own);
+    let started = Arc::new(AtomicBool::new(false));
+    let start = Arc::clone(&started);
+    bench.postgres.after_start = Some(Box::new(move || start.store(true, Ordering::Relaxed)));
+    let error = bench.run().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::WrongServer, "{error}");
+    assert!(error.to_string().contains(&format!("path={}", bench.data().display())), "{error}");
+    assert!(error.to_string().contains("server_data_directory="), "{error}");
+    assert!(!started.load(Ordering::Relaxed), "before a backup is started");
     assert!(bench.objects().is_empty());
 }
 
