@@ -168,12 +168,21 @@ pub(crate) struct Window {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(crate) struct RestorableRange {
+    pub(crate) first: String,
+    pub(crate) last: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct TimelineWindow {
     pub(crate) timeline: u32,
     pub(crate) parent: Option<u32>,
     pub(crate) fork_lsn: Option<String>,
     pub(crate) first: Option<String>,
     pub(crate) last: Option<String>,
+    pub(crate) restorable: Vec<RestorableRange>,
+    pub(crate) history_missing: bool,
     pub(crate) segments: u64,
     pub(crate) gaps: Vec<Gap>,
     pub(crate) backups: Vec<RestorableBackup>,
@@ -399,6 +408,7 @@ pub(crate) struct Backup {
     pub(crate) checkpoint_lsn: String,
     pub(crate) stop_lsn: String,
     pub(crate) next_xid: u64,
+    pub(crate) oldest_xid: Option<u64>,
     pub(crate) segment_size: u32,
     pub(crate) started_at: String,
     pub(crate) finished_at: String,

@@ -86,6 +86,9 @@ pub(super) fn list(session: &Session, which: &WhichArgs) -> Result<Exit, Failure
         let record = session.incarnation(&ctx, which.incarnation.incarnation).await?;
         Ok(load_snapshot(&ctx, &record).await?)
     })?;
+    for (id, reason) in &snapshot.unreadable_backups {
+        session.printer.warning(&format!("the record of backup {id} can't be read: {reason}"));
+    }
     session.printer.report(&snapshot.backups, |text| {
         if snapshot.backups.is_empty() {
             text.line("there is no backup yet");

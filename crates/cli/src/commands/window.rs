@@ -42,9 +42,14 @@ fn render_timeline(text: &mut Text, timeline: &TimelineWindow) {
         _ => String::new(),
     };
     text.heading(&format!("Timeline {}{fork}", timeline.timeline));
-    let reach = match (timeline.first, timeline.last) {
-        (Some(first), Some(last)) => format!("{first} to {last}"),
-        _ => text.paint().yellow("nothing: no backup leads here with all its WAL"),
+    let ranges = timeline.restorable.iter().map(|range| format!("{} to {}", range.first, range.last));
+    let ranges: Vec<String> = ranges.collect();
+    let reach = if timeline.history_missing {
+        text.paint().red("nothing: the timeline's history file is missing or damaged")
+    } else if ranges.is_empty() {
+        text.paint().yellow("nothing: no backup leads here with all its WAL")
+    } else {
+        ranges.join(", ")
     };
     text.facts(&[("restorable", reach), ("segments", timeline.segments.to_string())]);
     if !timeline.backups.is_empty() {
