@@ -13,4 +13,5 @@ mod ownership;
 mod recovery;
 mod stores;
 mod support;
+mod tablespaces;
 mod takeover;

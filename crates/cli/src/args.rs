@@ -339,6 +339,9 @@ pub(crate) struct RestoreArgs {
     /// A new place for a tablespace, by its old path or OID; may be repeated
     #[arg(long, value_name = "OLD=NEW")]
     pub(crate) tablespace_mapping: Vec<TablespaceMapping>,
+    /// A directory that replay may use for a tablespace made after the backup, though it is not empty; may be repeated
+    #[arg(long, value_name = "PATH")]
+    pub(crate) allow_tablespace: Vec<PathBuf>,
     /// A setting for the restored server, such as shared_buffers=1GB; may be repeated
     #[arg(long, value_name = "NAME=VALUE", value_parser = parse_setting)]
     pub(crate) setting: Vec<Setting>,

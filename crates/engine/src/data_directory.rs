@@ -34,6 +34,9 @@ pub struct RestoredMarker {
     pub backup: BackupId,
     /// When.
     pub restored_at: Timestamp,
+    /// Directories that replay may take for tablespaces it creates although something is in them: absolute paths.
+    #[serde(default)]
+    pub allowed_tablespaces: Vec<String>,
 }
 
 /// Which kind of recovery the server in a data directory is told to do, by its signal files.

@@ -4,6 +4,8 @@
 //! answer of its own and is given only when the incarnation's marker could be read: an error never looks like the
 //! end of the archive.
 
+mod tablespaces;
+
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +14,7 @@ use walden_core::{ErrorKind, Incarnation, ObjectKey};
 use walden_pg::{ArchiveFileName, WalSegmentSize};
 use walden_store::Expected;
 
+use self::tablespaces::ReplayGuard;
 use crate::context::Context;
 use crate::data_directory::DataDirectory;
 use crate::error::{EngineError, Result};
@@ -68,7 +71,8 @@ impl Fetcher {
     ///
     /// # Errors
     /// Kind `invalid` for a name that PostgreSQL never asks for, `corrupt` for an object that is not what its name
-    /// says; and what the store and the disk can give. The destination is then as it was.
+    /// says, `conflict` for a segment whose replay would take another server's tablespace directory; and what the
+    /// store and the disk can give. The destination is then as it was.
     pub async fn fetch(
         &self,
         name: &str,
@@ -82,6 +86,10 @@ impl Fetcher {
         })?;
         let data = DataDirectory::of_wal_path(destination, current_directory);
         let (incarnation, known_size) = self.whose(data.as_ref()).await?;
+        let guard = match (&data, known_size) {
+            (Some(data), Some(size)) if name.is_segment_sized() => ReplayGuard::of(data, size)?,
+            _ => None,
+        };
         let key = self.ctx.layout().incarnation(incarnation).archive_file(name);
         let destination = current_directory.join(destination);
         let report = |outcome, bytes| FetchReport {
@@ -91,7 +99,8 @@ impl Fetcher {
             key: key.to_string(),
             bytes,
         };
-        if let Some(bytes) = self.fetch_to(&key, name, incarnation, known_size, &destination).await? {
+        let whose = Whose { incarnation, segment_size: known_size, guard };
+        if let Some(bytes) = self.fetch_to(&key, name, &whose, &destination).await? {
             return Ok(report(FetchOutcome::Fetched, bytes));
         }
         self.prove_absent(incarnation).await?;
@@ -117,8 +126,7 @@ impl Fetcher {
         &self,
         key: &ObjectKey,
         name: ArchiveFileName,
-        incarnation: Incarnation,
-        segment_size: Option<WalSegmentSize>,
+        whose: &Whose,
         destination: &Path,
     ) -> Result<Option<u64>> {
         let text = name.to_string();
@@ -132,22 +140,23 @@ impl Fetcher {
         };
         let header = &unsealed.header;
         let wrong = |what: String| EngineError::failed(ErrorKind::Corrupt, format!("{what} key={key}"));
-        if header.incarnation != incarnation || header.server != self.ctx.server {
+        if header.incarnation != whose.incarnation || header.server != self.ctx.server {
             let found = format!("{}/{}", header.server, header.incarnation);
             return Err(wrong(format!("the stored file belongs elsewhere found={found}")));
         }
-        if let Some(size) = segment_size.filter(|_| name.is_segment_sized())
+        if let Some(size) = whose.segment_size.filter(|_| name.is_segment_sized())
             && header.plain_bytes != size.bytes()
         {
             // PostgreSQL would stop with a fatal error over it; say why before it does.
             return Err(wrong(format!("the stored segment has another size bytes={}", header.plain_bytes)));
         }
         let bytes = header.plain_bytes;
-        unsealed
-            .plain
-            .into_inner()
-            .map_err(|error| EngineError::local("write", destination, error.into_error()))?
-            .publish(destination)?;
+        let written = unsealed.plain.into_inner();
+        let file = written.map_err(|error| EngineError::local("write", destination, error.into_error()))?;
+        if let (Some(guard), Some(segment)) = (&whose.guard, name.segment()) {
+            guard.check(segment, file.path(), destination.parent().unwrap_or(Path::new(".")))?;
+        }
+        file.publish(destination)?;
         Ok(Some(bytes))
     }
 
@@ -158,6 +167,13 @@ impl Fetcher {
             None => Err(explain_absence(&self.ctx, Some(incarnation)).await),
         }
     }
+}
+
+/// Whom a file is fetched for.
+struct Whose {
+    incarnation: Incarnation,
+    segment_size: Option<WalSegmentSize>,
+    guard: Option<ReplayGuard>,
 }
 
 /// Makes the file beside the destination that the plain bytes are written to.

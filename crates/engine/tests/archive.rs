@@ -203,6 +203,7 @@ async fn a_restored_copy_is_kept_out_of_its_source_and_only_there() {
         incarnation: record.incarnation(),
         backup: walden_core::BackupId::new(jiff::Timestamp::UNIX_EPOCH, 0),
         restored_at: jiff::Timestamp::UNIX_EPOCH,
+        allowed_tablespaces: Vec::new(),
     };
     let path = bench.data.path().join(RESTORED_MARKER);
     std::fs::write(&path, serde_json::to_vec(&marker).unwrap()).unwrap();

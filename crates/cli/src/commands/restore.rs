@@ -52,6 +52,7 @@ fn request(session: &Session, arguments: &RestoreArgs) -> Result<RestoreRequest,
     Ok(RestoreRequest {
         pgdata: arguments.pgdata.clone(),
         tablespace_mapping: arguments.tablespace_mapping.clone(),
+        allow_tablespaces: arguments.allow_tablespace.clone(),
         jobs: usize::try_from(effective.config.jobs.0).ok().and_then(NonZeroUsize::new),
         restore_command: hook_command(effective, "wal get %f %p")?,
         settings: arguments.setting.clone(),

@@ -17,6 +17,8 @@ pub struct RestoreRequest {
     pub pgdata: PathBuf,
     /// New places for tablespaces; one that is not named goes back to its old absolute path.
     pub tablespace_mapping: Vec<TablespaceMapping>,
+    /// Directories that replay may take for tablespaces created after the backup, although something is in them.
+    pub allow_tablespaces: Vec<PathBuf>,
     /// How many files are written at once; `None` takes one per core.
     pub jobs: Option<NonZeroUsize>,
     /// The whole command line for `restore_command`, with `%f` and `%p`, unquoted.

@@ -280,6 +280,12 @@ impl<'a> Restore<'a> {
             incarnation: self.plan.incarnation,
             backup: self.plan.backup.id.clone(),
             restored_at: self.ctx.clock.now(),
+            allowed_tablespaces: self
+                .request
+                .allow_tablespaces
+                .iter()
+                .map(|path| path.to_string_lossy().into_owned())
+                .collect(),
         };
         tree.write_file(RESTORED_MARKER.as_bytes(), &json(&marker)?, modes.file)?;
         tree.write_file(RECOVERY_SIGNAL, b"", modes.file)

@@ -336,6 +336,7 @@ impl Fixture {
         RestoreRequest {
             pgdata: self.target(),
             tablespace_mapping: Vec::new(),
+            allow_tablespaces: Vec::new(),
             jobs: std::num::NonZeroUsize::new(3),
             restore_command: "walden wal get %f %p".into(),
             settings: Vec::new(),
