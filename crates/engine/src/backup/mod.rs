@@ -11,6 +11,7 @@
 //!
 //! Not here: incremental backups, backups from a standby, the replication protocol.
 
+mod archived;
 mod checks;
 mod collect;
 mod connection;

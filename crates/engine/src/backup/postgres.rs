@@ -106,6 +106,9 @@ pub trait PostgresControl: Send {
     /// The next transaction id with its epoch; takes one to learn it.
     fn next_xid(&mut self) -> impl Future<Output = Result<u64>> + Send;
 
+    /// The oldest transaction that is running, with its epoch; the next one when there is none.
+    fn oldest_xid(&mut self) -> impl Future<Output = Result<u64>> + Send;
+
     /// How archiving is going.
     fn archiver(&mut self) -> impl Future<Output = Result<ArchiverState>> + Send;
 
@@ -347,6 +350,12 @@ impl PostgresControl for LivePostgres {
     async fn next_xid(&mut self) -> Result<u64> {
         const ACTION: &str = "ask for the next transaction id";
         let row = self.session.row(ACTION, "SELECT pg_current_xact_id()::text").await?;
+        text(&row, 0, ACTION)?.parse().map_err(|_| unexpected(ACTION, "the transaction id"))
+    }
+
+    async fn oldest_xid(&mut self) -> Result<u64> {
+        const ACTION: &str = "ask for the oldest running transaction";
+        let row = self.session.row(ACTION, "SELECT pg_snapshot_xmin(pg_current_snapshot())::text").await?;
         text(&row, 0, ACTION)?.parse().map_err(|_| unexpected(ACTION, "the transaction id"))
     }
 

@@ -18,6 +18,7 @@ use walden_core::{
 use walden_pg::{BackupLabel, ControlFile, Lsn, TablespaceMap};
 use walden_store::{CompressionLevel, HeaderFields, SealedObject};
 
+use super::archived::{ExpectedRecords, verify_archived};
 use super::checks::{Checked, check};
 use super::collect::Collected;
 use super::copy::{CopyRequest, JOBS_MAX, Shared};
@@ -109,6 +110,7 @@ struct Copied {
     label: BackupLabel,
     finished_at: Timestamp,
     next_xid: u64,
+    oldest_xid: Option<u64>,
     packs: u32,
     pack_bytes: u64,
     totals: ManifestTotals,
@@ -142,7 +144,8 @@ impl BackupRunner {
     ///
     /// # Errors
     /// Kinds `config`, `unsupported`, `wrong_server`, `not_found` from the checks, `postgres` when the session
-    /// fails or ends, `local_io` for files that can't be read, `unavailable` when the WAL does not arrive or
+    /// fails or ends, `local_io` for files that can't be read, `conflict` when the archive holds another server's
+    /// WAL under the names that are needed, `unavailable` when the WAL does not arrive or
     /// the backup was interrupted; and what storing can give.
     pub async fn run<P: PostgresControl>(
         &self,
@@ -288,6 +291,8 @@ impl BackupRunner {
         let control = blocking(move || read_control(&root)).await?;
         let stopped = postgres.stop_backup().await?;
         let finished_at = postgres.now().await?;
+        // Before the next one is asked for: whatever begins between the two lies between them.
+        let oldest_xid = postgres.oldest_xid().await.ok();
         let next_xid = postgres.next_xid().await?;
         let label = begun.check_label(&stopped)?;
         let mut files = label_files(&stopped, control.mode, finished_at);
@@ -318,6 +323,7 @@ impl BackupRunner {
             label,
             finished_at,
             next_xid,
+            oldest_xid,
             packs,
             pack_bytes,
             totals,
@@ -400,7 +406,17 @@ impl BackupRunner {
             start_lsn: begun.start_lsn,
             stop_lsn: copied.stopped.lsn,
         };
-        wait_for_wal(&self.ctx, &begun.archive, needed, self.request.wal_timeout, postgres).await
+        let timeout = self.request.wal_timeout;
+        let waited = wait_for_wal(&self.ctx, &begun.archive, needed, timeout, postgres).await?;
+        let expected = ExpectedRecords {
+            wal: needed,
+            incarnation: begun.identity.incarnation,
+            checkpoint_lsn: copied.label.checkpoint_lsn,
+        };
+        self.ctx.progress.begin("looking into the archived WAL", Unit::Count, 0);
+        verify_archived(&self.ctx, &begun.archive, expected).await?;
+        self.ctx.progress.end();
+        Ok(waited)
     }
 
     /// Writes the record: from here on the backup exists.
@@ -422,7 +438,7 @@ impl BackupRunner {
             checkpoint_lsn: copied.label.checkpoint_lsn,
             stop_lsn: copied.stopped.lsn,
             next_xid: copied.next_xid,
-            oldest_xid: None,
+            oldest_xid: copied.oldest_xid,
             segment_size: begun.control.wal_segment_size,
             started_at: begun.started_at,
             finished_at: copied.finished_at,

@@ -15,6 +15,8 @@ use walden_core::{
 use walden_pg::{ControlFile, Lsn};
 use walden_store::{Environment, Expected, Store, StoreConfig, StoreUrl, open_extent, open_sealed};
 
+mod wal;
+
 use super::checks::tests::identity;
 use super::names::ServerNames;
 use super::*;
@@ -64,6 +66,8 @@ pub(super) struct FakePostgres {
     start: Option<Lsn>,
     /// Where the server runs instead of in the data directory that is named.
     runs_in: Option<PathBuf>,
+    /// Whether it never says how archiving goes.
+    pub(super) is_mute: bool,
     closed: bool,
     aborted: Arc<AtomicBool>,
 }
@@ -132,7 +136,14 @@ impl PostgresControl for FakePostgres {
         Ok(777)
     }
 
+    async fn oldest_xid(&mut self) -> Result<u64> {
+        Ok(700)
+    }
+
     async fn archiver(&mut self) -> Result<ArchiverState> {
+        if self.is_mute {
+            std::future::pending::<()>().await;
+        }
         Ok(self.archiver.clone())
     }
 
@@ -192,8 +203,7 @@ impl Bench {
         let mut postgres = std::mem::take(&mut self.postgres);
         postgres.data = Some(self.data());
         postgres.after_stop.get_or_insert(Box::new(move || {
-            std::fs::create_dir_all(&directory).unwrap();
-            std::fs::write(directory.join("000000010000000000000002.zst"), b"x").unwrap();
+            wal::archive(&directory, &wal::segment(START, STOP, 0));
         }));
         postgres
     }
@@ -320,6 +330,7 @@ async fn every_file_comes_back_and_the_record_says_what_it_is() {
     let report = bench.run().await.unwrap();
     let record = &report.backup;
     assert_eq!((record.start_lsn.get(), record.stop_lsn.get(), record.next_xid), (START, STOP, 777));
+    assert_eq!(record.oldest_xid, Some(700));
     assert_eq!(record.checkpoint_lsn.to_string(), "0/2000080");
     assert_eq!((report.wal.segments, report.wal.last.to_string().as_str()), (1, "000000010000000000000002"));
     let restored = bench.restored(record);
@@ -414,6 +425,28 @@ async fn the_data_directory_of_a_running_clone_is_found_out() {
     assert!(error.to_string().contains("server_data_directory="), "{error}");
     assert!(!started.load(Ordering::Relaxed), "before a backup is started");
     assert!(bench.objects().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_wal_of_another_server_under_the_names_needed_is_found_out() {
+    let own = || wal::segment(START, STOP, 0);
+    let cases: [(&str, Vec<u8>); 5] = [
+        ("end of the backup", wal::segment(START - 8, STOP, 0)),
+        ("end of the backup", wal::segment(START, STOP, 8)),
+        ("checkpoint", vec![0; own().len()]),
+        ("checkpoint", [vec![1; 8192], own().split_off(8192)].concat()),
+        ("checkpoint", wal::of_another_system(own())),
+    ];
+    for (missing, segment) in cases {
+        let mut bench = Bench::new().await;
+        let directory = bench.archive().join("wal/00000001/00000000");
+        bench.postgres.after_stop = Some(Box::new(move || wal::archive(&directory, &segment)));
+        let error = bench.run().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+        assert!(error.to_string().contains(missing), "{missing}: {error}");
+        assert!(error.hint().unwrap().contains("walden wal show 000000010000000000000002"));
+        assert!(!bench.objects().contains(&"backup.json".to_owned()));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

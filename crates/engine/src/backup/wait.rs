@@ -20,6 +20,8 @@ use crate::progress::Unit;
 /// Pauses between two looks: the first, and the longest.
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// How long the server may take to say how archiving goes: one that is gone without a word must not hold us up.
+const ARCHIVER_TIMEOUT: Duration = Duration::from_secs(10);
 /// When the server has said for this long that it archived what is not in the repository, it archives elsewhere.
 const ELSEWHERE_GRACE: Duration = Duration::from_secs(30);
 
@@ -33,15 +35,15 @@ pub(super) struct NeededWal {
 }
 
 impl NeededWal {
-    fn first(&self) -> SegmentNumber {
+    pub(super) fn first(&self) -> SegmentNumber {
         self.segment_size.segment_of(self.start_lsn)
     }
 
-    fn last(&self) -> SegmentNumber {
+    pub(super) fn last(&self) -> SegmentNumber {
         self.segment_size.last_segment_before(self.stop_lsn).max(self.first())
     }
 
-    fn name(&self, number: SegmentNumber) -> SegmentName {
+    pub(super) fn name(&self, number: SegmentNumber) -> SegmentName {
         SegmentId::new(self.timeline, number).name(self.segment_size)
     }
 }
@@ -91,7 +93,8 @@ pub(super) async fn wait_for_wal(
             (moved_at, pause, elsewhere_since) = (Instant::now(), PAUSE_FIRST, None);
         }
         // The server may be gone by now; the backup does not need it any more.
-        let archiver = postgres.archiver().await.unwrap_or_default();
+        let answer = tokio::time::timeout(ARCHIVER_TIMEOUT, postgres.archiver()).await;
+        let archiver = answer.ok().and_then(Result::ok).unwrap_or_default();
         let name = needed.name(missing);
         if says_archived(&archiver, name) {
             let since = *elsewhere_since.get_or_insert_with(Instant::now);
@@ -262,6 +265,18 @@ mod tests {
         let text = error.to_string();
         assert!(text.contains("missing=000000010000000200000003"), "{text}");
         assert!(text.contains("last_failed=000000010000000200000003"), "{text}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_never_answers_does_not_stop_the_timeout() {
+        let store = tempfile::tempdir().unwrap();
+        let ctx = context(store.path());
+        let layout = ctx.layout().incarnation(incarnation());
+        let mut postgres = FakePostgres::default();
+        postgres.is_mute = true;
+        let wait = wait_for_wal(&ctx, &layout, needed(), Duration::from_mins(1), &mut postgres);
+        let waited = tokio::time::timeout(Duration::from_hours(1), wait).await.unwrap();
+        assert_eq!(waited.unwrap_err().kind(), ErrorKind::Unavailable);
     }
 
     #[tokio::test(start_paused = true)]
