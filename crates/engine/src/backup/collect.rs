@@ -7,13 +7,15 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use walden_core::{ChecksumFailure, Extent, FileEntry, ManifestEntry, ManifestPath, ManifestTotals};
+use walden_core::{
+    ChecksumFailure, ErrorKind, Extent, FileEntry, ManifestEntry, ManifestPath, ManifestTotals,
+};
 
 use super::lines::seal_error;
 use super::packs::{Location, hex};
 use super::queue::{Stopped, lock};
-use super::scan::{ItemKind, LateFile, Scan};
-use crate::error::Result;
+use super::scan::{ItemKind, LateFile, Scan, shown};
+use crate::error::{EngineError, Result};
 
 /// How far ahead of the oldest unfinished item a reader may begin.
 const WINDOW_ITEMS: usize = 50_000;
@@ -23,6 +25,10 @@ const BLOCK_BYTES: usize = 1 << 20;
 const BLOCK_LEVEL: i32 = 1;
 /// Files with bad checksums that are listed; the rest is only counted.
 const FAILURES_MAX: usize = 1000;
+
+/// Bytes that the extents of one file may take in the manifest: what a restore reads as one line, 64 MiB, less what
+/// else it may hold at that moment. That is a file of more than a tebibyte, zeros not counted.
+const EXTENTS_BYTES_MAX: usize = 60 << 20;
 
 /// One run of a file's bytes inside a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +70,8 @@ pub(super) struct FileFacts {
 struct Partial {
     facts: Option<FileFacts>,
     extents: Vec<Extent>,
+    /// What the extents take in the manifest.
+    extents_bytes: usize,
 }
 
 /// A part of the manifest.
@@ -177,7 +185,13 @@ impl Collector {
     pub(super) fn located(&self, pieces: &[Piece], at: Location) -> Result<()> {
         self.with(|state, scan| {
             for piece in pieces {
-                state.partial.entry(piece.item).or_default().extents.push(at.extent(*piece));
+                let extent = at.extent(*piece);
+                let partial = state.partial.entry(piece.item).or_default();
+                partial.extents_bytes += rendered_bytes(extent);
+                partial.extents.push(extent);
+                if partial.extents_bytes > EXTENTS_BYTES_MAX {
+                    return Err(too_large(scan, piece.item));
+                }
                 state.complete(piece.item, scan)?;
             }
             Ok(())
@@ -221,7 +235,7 @@ impl State {
         if !is_complete {
             return Ok(());
         }
-        let Some(Partial { facts: Some(facts), mut extents }) = self.partial.remove(&item) else {
+        let Some(Partial { facts: Some(facts), mut extents, .. }) = self.partial.remove(&item) else {
             return Ok(());
         };
         extents.sort_unstable_by_key(|extent| extent.file_offset);
@@ -273,6 +287,24 @@ impl State {
         }
         Ok(())
     }
+}
+
+/// What an extent takes in the manifest: six numbers, commas, brackets, and a comma behind it.
+fn rendered_bytes(extent: Extent) -> usize {
+    let numbers: [u64; 6] = extent.into();
+    numbers.iter().map(|number| number.checked_ilog10().unwrap_or_default() as usize + 1).sum::<usize>() + 8
+}
+
+fn too_large(scan: &Scan, item: usize) -> EngineError {
+    let path = scan.items.get(item).map(|item| scan.path(item)).unwrap_or_default();
+    EngineError::failed(
+        ErrorKind::Unsupported,
+        format!(
+            "a file is too large for the manifest of a backup, which could not be restored path={}",
+            shown(&path)
+        ),
+    )
+    .with_hint("a server's own files are not that large: move the file out of the data directory")
 }
 
 fn render(entry: &ManifestEntry) -> Result<Vec<u8>> {
@@ -372,6 +404,29 @@ mod tests {
             line["path"].as_str().unwrap().to_owned()
         };
         lines.lines().map(path).collect()
+    }
+
+    #[test]
+    fn an_extent_is_measured_as_it_is_rendered() {
+        for (file_offset, frame_offset) in [(0, 9), (10, 0), (99, 100), (u64::MAX, 1 << 40)] {
+            let extent =
+                Extent { file_offset, bytes: 1 << 20, pack: 3, frame_offset, frame_bytes: 77, skip: 0 };
+            assert_eq!(rendered_bytes(extent), serde_json::to_string(&extent).unwrap().len() + 1);
+        }
+    }
+
+    #[test]
+    fn a_file_that_a_restore_could_not_read_fails_the_backup() {
+        let (scan, items) = walked(2);
+        let collector = Collector::new(scan).unwrap();
+        let piece = |item| Piece { item, file_offset: 1 << 40, bytes: 1 << 20, skip: 0 };
+        let one = rendered_bytes(at(0).extent(piece(items[1])));
+        let most = vec![piece(items[1]); EXTENTS_BYTES_MAX / one];
+        collector.located(&most, at(0)).unwrap();
+        collector.located(&[piece(items[0])], at(0)).unwrap();
+        let error = collector.located(&[piece(items[1])], at(0)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.to_string().ends_with("path=base/5/0001"), "{error}");
     }
 
     #[test]

@@ -51,8 +51,9 @@ const OWN_DIRECTORIES: [&[u8]; 9] = [
     b"pg_xact",
 ];
 
-/// Configuration without which the server would not start.
-const CONFIGURATION_FILES: [&[u8]; 3] = [b"pg_hba.conf", b"pg_ident.conf", b"postgresql.conf"];
+/// Configuration without which the server would not start, or not as it was.
+const CONFIGURATION_FILES: [&[u8]; 4] =
+    [b"pg_hba.conf", b"pg_ident.conf", b"postgresql.auto.conf", b"postgresql.conf"];
 
 /// Whether a file or directory called `name` is left out; `top` says that it lies directly in the data directory.
 pub(super) fn is_left_out(name: &[u8], top: bool) -> bool {
@@ -105,6 +106,7 @@ mod tests {
         assert!(is_emptied(b"pg_replslot", None) && !is_emptied(b"base/pg_replslot", None));
         assert!(is_emptied(b"my_stats", Some(b"my_stats")) && !is_emptied(b"my_stats", None));
         assert!(is_followed(b"base/5") && is_followed(b"pg_hba.conf"));
+        assert!(is_followed(b"postgresql.auto.conf"));
         assert!(!is_followed(b"log") && !is_followed(b"x/pg_hba.conf"));
     }
 }

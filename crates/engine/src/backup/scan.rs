@@ -7,7 +7,7 @@
 //! Links are treated as `pg_basebackup` treats them, with one difference: where PostgreSQL's own directories
 //! or its configuration files are links, what they point to is copied instead of being left out with a warning;
 //! without it the restored server would be broken. The links of tablespaces are followed into this version's
-//! directory only. `pg_wal`, and other directories whose contents are left out, are kept as links. Every other
+//! directory only, and that one is left out where it lies inside the data directory. `pg_wal`, and other directories whose contents are left out, are kept as links. Every other
 //! link, and every socket, pipe and device, is left out with a warning.
 //!
 //! Memory: some 40 bytes for each file, so 40 MB for a million of them, and while one directory is looked through
@@ -144,11 +144,34 @@ pub(super) struct ScanRequest {
 /// # Errors
 /// [`EngineError::Local`] for what can't be looked at. What vanishes meanwhile is no error.
 pub(super) fn scan(request: &ScanRequest) -> Result<Scan> {
-    let mut walk = Walk { request, scan: Scan::default(), above: Vec::new() };
+    let linked = linked_tablespaces(request)?;
+    let mut walk = Walk { request, scan: Scan::default(), above: Vec::new(), linked };
     walk.directory(&[])?;
     walk.scan.items.shrink_to_fit();
     walk.scan.names.shrink_to_fit();
     Ok(walk.scan)
+}
+
+/// This version's directories in the tablespaces behind links, by device and inode. What can't be looked at is told
+/// by the walk.
+fn linked_tablespaces(request: &ScanRequest) -> Result<BTreeSet<(u64, u64)>> {
+    let directory = request.root.join("pg_tblspc");
+    let failed = |source| EngineError::local("read directory", &directory, source);
+    let entries = match std::fs::read_dir(&directory) {
+        Ok(entries) => entries,
+        Err(error) if has_vanished(&error) => return Ok(BTreeSet::new()),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut linked = BTreeSet::new();
+    for entry in entries {
+        let path = entry.map_err(failed)?.path();
+        if path.is_symlink()
+            && let Ok(metadata) = std::fs::metadata(path.join(&request.tablespace_directory))
+        {
+            linked.insert((metadata.dev(), metadata.ino()));
+        }
+    }
+    Ok(linked)
 }
 
 /// The path of `name` in `directory`.
@@ -185,6 +208,8 @@ struct Walk<'a> {
     scan: Scan,
     /// Device and inode of the directories that the walk is in, to see circles of links.
     above: Vec<(u64, u64)>,
+    /// Device and inode of this version's directories in the tablespaces behind links.
+    linked: BTreeSet<(u64, u64)>,
 }
 
 fn has_vanished(error: &io::Error) -> bool {
@@ -305,6 +330,9 @@ impl Walk<'_> {
             metadata
         };
         if metadata.is_dir() {
+            if self.is_linked_tablespace(&name, &metadata) {
+                return Ok(());
+            }
             let mode = mode(&metadata);
             found.push(Found { name: name.clone(), kind: FoundKind::Item(ItemKind::Directory { mode }) });
             match path.as_slice() {
@@ -318,6 +346,13 @@ impl Walk<'_> {
             self.scan.warn(format!("left out, not a file or directory path={}", shown(&path)));
         }
         Ok(())
+    }
+
+    /// Whether this is the contents of a tablespace that somebody made inside the data directory: they are in the
+    /// backup once, through the tablespace's link.
+    fn is_linked_tablespace(&self, name: &[u8], metadata: &Metadata) -> bool {
+        name == self.request.tablespace_directory.as_bytes()
+            && self.linked.contains(&(metadata.dev(), metadata.ino()))
     }
 
     /// Looks at what a link points to; `None` when it is left out.

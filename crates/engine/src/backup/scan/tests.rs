@@ -225,6 +225,24 @@ fn tablespaces_are_followed_into_this_versions_directory_only() {
 }
 
 #[test]
+fn a_tablespace_inside_the_data_directory_is_kept_once() {
+    let tree = Tree::new();
+    tree.files(&[
+        &format!("my_space/{VERSION}/5/16390"),
+        &format!("other/{VERSION}/5/16391"),
+        "my_space/notes",
+    ]);
+    tree.directories(&["pg_tblspc"]);
+    symlink(tree.path("my_space"), tree.path("pg_tblspc/16385")).unwrap();
+    let found = tree.found();
+    let kept: Vec<&str> = found.iter().map(String::as_str).filter(|path| path.contains("/5/1")).collect();
+    assert_eq!(kept, [format!("other/{VERSION}/5/16391"), format!("pg_tblspc/16385/{VERSION}/5/16390")]);
+    for path in ["my_space/", "my_space/notes"] {
+        assert!(found.iter().any(|kept| kept == path), "{path}");
+    }
+}
+
+#[test]
 fn links_are_followed_where_the_server_needs_what_is_behind_them() {
     let tree = Tree::new();
     let elsewhere = tempfile::tempdir().unwrap();
