@@ -345,12 +345,13 @@ pub(crate) struct RestoreArgs {
     /// A setting for the restored server, such as shared_buffers=1GB; may be repeated
     #[arg(long, value_name = "NAME=VALUE", value_parser = parse_setting)]
     pub(crate) setting: Vec<Setting>,
-    /// archive_mode of the restored server: preserve (as it was; it can't archive into its source) or off
+    /// archive_mode of the restored server: auto (as it was, if all that archives is walden wal push, which refuses
+    /// to archive into its source; else off), preserve (as it was) or off
     #[arg(
         long,
         value_name = "MODE",
         value_enum,
-        default_value = "preserve",
+        default_value = "auto",
         hide_possible_values = true,
         hide_default_value = true
     )]
@@ -378,6 +379,8 @@ pub(crate) struct RestoreArgs {
 /// What becomes of `archive_mode`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ArchiveModeArg {
+    /// As the backup has it when walden alone archives, else off.
+    Auto,
     /// As the backup has it.
     Preserve,
     /// Off.

@@ -65,7 +65,7 @@ pub(crate) fn parse_time(
         return parse_ago(amount, now);
     }
     let (day, rest) = split_day(text)?;
-    let (clock, own_zone) = split_zone(rest)?;
+    let (clock, own_zone, named_zone) = split_zone(rest)?;
     let time = parse_clock(clock, text)?;
     let Some(zone) = own_zone.as_ref().or(zone) else {
         return refuse(
@@ -81,7 +81,18 @@ pub(crate) fn parse_time(
             Err(_) => return refuse("time is out of range", FORMS),
         },
     };
-    resolve(DateTime::from_parts(date, time), zone)
+    let moment = resolve(DateTime::from_parts(date, time), zone)?;
+    // By which of the two the clock went, the text does not say.
+    if let Some(named) = named_zone.filter(|named| named.to_offset(moment) != zone.to_offset(moment)) {
+        return refuse(
+            format!(
+                "the offset is not the zone's at that time, which has {} value={text:?}",
+                named.to_offset(moment)
+            ),
+            "write the offset or the zone, not both",
+        );
+    }
+    Ok(moment)
 }
 
 enum Day {
@@ -163,21 +174,24 @@ fn split_day(text: &str) -> Result<(Day, &str), TimeError> {
     Ok((Day::Date(date), rest))
 }
 
-/// Splits the time of day from the zone that may follow it.
-fn split_zone(text: &str) -> Result<(&str, Option<TimeZone>), TimeError> {
+/// Splits the time of day from the zone that may follow it, and from a zone in brackets that must agree with it.
+fn split_zone(text: &str) -> Result<(&str, Option<TimeZone>, Option<TimeZone>), TimeError> {
     let end = text.find(|c: char| !(c.is_ascii_digit() || c == ':' || c == '.')).unwrap_or(text.len());
     let (clock, zone) = text.split_at_checked(end).unwrap_or((text, ""));
     let zone = zone.trim_start();
-    // RFC 9557's form, as in 2026-11-20T15:31:58+01:00[Europe/Berlin]: the offset decides.
-    let zone = match zone.split_once('[') {
-        Some(("", name)) => name.strip_suffix(']').unwrap_or(name),
-        Some((offset, _)) => offset,
-        None => zone,
+    // RFC 9557's form, as in 2026-11-20T15:31:58+01:00[Europe/Berlin]. There Z says nothing about the local clock.
+    let (zone, named) = match zone.split_once('[') {
+        Some(("", name)) => (name.strip_suffix(']').unwrap_or(name), None),
+        Some((offset, name)) => {
+            let named = parse_zone(name.strip_suffix(']').unwrap_or(name))?;
+            (offset, (!offset.eq_ignore_ascii_case("z")).then_some(named))
+        }
+        None => (zone, None),
     };
     if zone.is_empty() {
-        return Ok((clock, None));
+        return Ok((clock, None, None));
     }
-    parse_zone(zone).map(|zone| (clock, Some(zone)))
+    parse_zone(zone).map(|zone| (clock, Some(zone), named))
 }
 
 fn parse_clock(clock: &str, whole: &str) -> Result<Time, TimeError> {
@@ -291,6 +305,7 @@ mod tests {
             ("2026-11-20 14:31:58 UTC", None, "2026-11-20T14:31:58Z"),
             ("2026-11-20 14:31 Europe/Berlin", None, "2026-11-20T13:31:00Z"),
             ("2026-11-20T15:31:58+01:00[Europe/Berlin]", None, "2026-11-20T14:31:58Z"),
+            ("2026-11-20T14:31:58Z[Europe/Berlin]", None, "2026-11-20T14:31:58Z"),
             ("2026-11-20T15:31:58[Europe/Berlin]", None, "2026-11-20T14:31:58Z"),
             ("2026-11-20 14:31", Some("Europe/Berlin"), "2026-11-20T13:31:00Z"),
             ("2026-11-20 14:31", Some("-05:00"), "2026-11-20T19:31:00Z"),
@@ -351,6 +366,12 @@ mod tests {
             ("2026-11-20 14:31:58 CET", "abbreviations"),
             ("2026-11-20 14:31:58 Mars/Olympus", "not known"),
             ("2026-11-20 14:31:58+25", "not known"),
+            (
+                "2026-11-20 12:37:26+02[Asia/Tokyo]",
+                "the offset is not the zone's at that time, which has +09",
+            ),
+            ("2026-07-20 12:37:26+01:00[Europe/Berlin]", "which has +02"),
+            ("2026-11-20 12:37:26+01:00[Mars/Olympus]", "not known"),
             ("1 month ago", "no fixed length"),
             ("2 years ago", "no fixed length"),
             ("-5 minutes ago", "in the future"),

@@ -57,6 +57,7 @@ fn request(session: &Session, arguments: &RestoreArgs) -> Result<RestoreRequest,
         restore_command: hook_command(effective, "wal get %f %p")?,
         settings: arguments.setting.clone(),
         archive_mode: match arguments.archive_mode {
+            ArchiveModeArg::Auto => ArchiveMode::Auto,
             ArchiveModeArg::Preserve => ArchiveMode::Preserve,
             ArchiveModeArg::Off => ArchiveMode::Off,
         },

@@ -44,6 +44,8 @@ pub(super) struct Place {
 pub(super) struct TablespacePlace {
     pub(super) oid: u32,
     pub(super) original: PathBuf,
+    /// It goes elsewhere than it was.
+    pub(super) mapped: bool,
     pub(super) place: Place,
 }
 
@@ -225,7 +227,12 @@ pub(super) fn look_at_tablespaces(
                 ));
             }
         }
-        places.push(TablespacePlace { oid: space.oid, original: PathBuf::from(&space.path), place });
+        places.push(TablespacePlace {
+            oid: space.oid,
+            original: PathBuf::from(&space.path),
+            mapped: mapped.is_some(),
+            place,
+        });
     }
     Ok(places)
 }

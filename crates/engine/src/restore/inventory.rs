@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use walden_core::{
     BackupRecord, ErrorKind, Extent, FileEntry, ManifestEntry, ManifestHeader, ManifestPath, ManifestTotals,
 };
+use walden_pg::PgMajor;
 use walden_store::EXTENT_BYTES_MAX;
 
 use crate::error::{EngineError, Result};
@@ -20,6 +21,9 @@ const PATH_BYTES_MAX: usize = 4096;
 const PART_BYTES_MAX: usize = 255;
 /// Largest frame of a pack, compressed, in bytes: an extent that did not shrink, and the frame's own bytes.
 pub(super) const FRAME_BYTES_MAX: u64 = EXTENT_BYTES_MAX + (1 << 20);
+
+/// No cluster has more directories and links, which are all kept in memory.
+const DIRECTORIES_MAX: usize = 4_000_000;
 
 /// Files at the top of a data directory that belong to one run of a server, or to one restore: a new server must
 /// not inherit them.
@@ -130,6 +134,7 @@ impl Inventory {
 pub(super) struct Judge {
     packs: u64,
     tablespaces: BTreeSet<u32>,
+    major: PgMajor,
     backup: walden_core::BackupId,
     previous: Vec<u8>,
     known_directories: HashSet<Vec<u8>>,
@@ -143,6 +148,7 @@ impl Judge {
         Self {
             packs: u64::from(record.packs),
             tablespaces: record.tablespaces.iter().map(|space| space.oid).collect(),
+            major: record.incarnation.major,
             backup: record.id.clone(),
             previous: Vec::new(),
             known_directories: HashSet::new(),
@@ -219,8 +225,23 @@ impl Judge {
         if !parent_is_known {
             return refused("a path lies below something that is not a directory of the backup");
         }
+        if !self.is_sound_in_tablespace(&bytes) {
+            return refused("a tablespace holds something else than the directory of the backup's major");
+        }
+        if self.inventory.directories.len().saturating_add(self.inventory.links.len()) >= DIRECTORIES_MAX {
+            return refused("it lists more directories than any cluster has");
+        }
         self.previous.clone_from(&bytes);
         Ok(bytes)
+    }
+
+    /// Below a tablespace PostgreSQL has nothing but `PG_<major>_<catalog version>` (`TABLESPACE_VERSION_DIRECTORY`).
+    fn is_sound_in_tablespace(&self, path: &[u8]) -> bool {
+        let Some((oid, false)) = tablespace_of(path) else { return true };
+        let below = path.splitn(4, |byte| *byte == b'/').nth(2).unwrap_or_default();
+        let prefix = format!("PG_{}_", self.major);
+        let version = below.strip_prefix(prefix.as_bytes()).unwrap_or_default();
+        !self.tablespaces.contains(&oid) || (!version.is_empty() && version.iter().all(u8::is_ascii_digit))
     }
 
     fn take_directory(&mut self, path: &ManifestPath, mode: u32) -> Result<()> {
@@ -259,6 +280,12 @@ impl Judge {
 
     fn take_file(&mut self, entry: FileEntry) -> Result<Step> {
         let path = self.take_path(&entry.path)?;
+        if is_top_of_tablespace_content(&path, &self.tablespaces) {
+            return Err(refuse(&format!(
+                "a file stands where a tablespace has its directory path={:?}",
+                display(&path)
+            )));
+        }
         let file = self.check_file(path, entry)?;
         let space = tablespace_of(&file.path).filter(|(oid, _)| self.tablespaces.contains(oid));
         if matches!(space, Some((_, true))) {
@@ -326,6 +353,12 @@ impl Judge {
         self.finished = true;
         Ok(())
     }
+}
+
+/// Whether a path is a direct child of one of these tablespaces.
+fn is_top_of_tablespace_content(path: &[u8], tablespaces: &BTreeSet<u32>) -> bool {
+    let depth = path.iter().filter(|byte| **byte == b'/').count();
+    depth == 2 && tablespace_of(path).is_some_and(|(oid, _)| tablespaces.contains(&oid))
 }
 
 fn is_left_out(path: &[u8]) -> bool {

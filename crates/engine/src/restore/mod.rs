@@ -10,6 +10,7 @@
 //!   bounded.
 //! - A restored directory says where it came from, so that it can't archive into its source's archive.
 
+mod archiving;
 mod configure;
 mod destination;
 mod files;

@@ -4,6 +4,7 @@
 use walden_core::{BackupRecord, ErrorKind, RecoveryPlan};
 use walden_pg::{BackupLabel, ControlFile, TablespaceMap};
 
+use super::MAPPING_OPTION;
 use super::destination::TablespacePlace;
 use super::inventory::{AUTO_CONF, CONF, CONTROL, HBA, IDENT, Inventory, LABEL, MAP, VERSION, display};
 use super::packs::Packs;
@@ -87,6 +88,31 @@ impl Originals {
         }
         map.render(plan.incarnation.major).map(Some).map_err(|source| unreadable(MAP, source))
     }
+}
+
+/// Looks for tablespaces made while the backup was taken: its files have them and its map has not, and replay of
+/// their creation links to the old path, whatever was mapped.
+///
+/// # Errors
+/// Of kind `config` when one of them was to go elsewhere.
+pub(super) fn made_during_backup(map: &TablespaceMap, places: &[TablespacePlace]) -> Result<Vec<String>> {
+    let mut warnings = Vec::new();
+    for place in places.iter().filter(|place| map.get(walden_pg::Oid::new(place.oid)).is_none()) {
+        let (oid, path) = (place.oid, place.original.display());
+        if place.mapped {
+            let message = format!(
+                "a tablespace was made while the backup was taken, and replay puts it back where it was: it can't be \
+                 given another place oid={oid} path={path}"
+            );
+            return Err(EngineError::failed(ErrorKind::Config, message).with_hint(format!(
+                "choose a later backup (--backup), or restore without {MAPPING_OPTION} on a host where nothing uses {path}"
+            )));
+        }
+        warnings.push(format!(
+            "a tablespace was made while the backup was taken: replay links to it where it was oid={oid} path={path}"
+        ));
+    }
+    Ok(warnings)
 }
 
 fn check_label(label: &BackupLabel, record: &BackupRecord) -> Result<()> {

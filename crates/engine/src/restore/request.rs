@@ -34,8 +34,11 @@ pub struct RestoreRequest {
 /// What becomes of `archive_mode` in a restored server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ArchiveMode {
-    /// It stays as the backup has it; archiving into the source's archive is refused all the same.
+    /// It stays as the backup has it when nothing but one `walden wal push` archives, which refuses to archive into
+    /// the source's archive; else, and when that can't be told, it is switched off.
     #[default]
+    Auto,
+    /// It stays as the backup has it, whatever archives.
     Preserve,
     /// It is switched off.
     Off,

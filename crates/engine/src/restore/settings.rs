@@ -83,6 +83,11 @@ pub(super) fn value_of(conf: &str, name: &str) -> Option<String> {
     })
 }
 
+/// Whether it includes other files: what it does not say itself, they may say.
+pub(super) fn has_includes(conf: &str) -> bool {
+    conf.split('\n').any(|line| parse_line(line) == Line::Include)
+}
+
 /// A value in the quotes of a configuration file.
 pub(super) fn quote(value: &str) -> String {
     let mut quoted = String::with_capacity(value.len() + 2);

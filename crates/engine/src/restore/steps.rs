@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use futures::stream::{self, Stream};
 use jiff::Timestamp;
 use walden_core::{
-    BackupKind, BackupRecord, BackupSource, ErrorKind, IncarnationRecord, RecordKind, RecoveryPlan, Setting,
+    BackupKind, BackupRecord, BackupSource, ErrorKind, IncarnationRecord, RecordKind, RecoveryPlan,
 };
 
 use super::configure::{self, Configuration, RECOVERY_SIGNAL, needed_directories};
@@ -20,7 +20,7 @@ use super::files::Writer;
 use super::flush::Flush;
 use super::inventory::{AUTO_CONF, CONTROL, Inventory, Judge, MAP, Step, display};
 use super::manifest::{ManifestReader, StoredManifest};
-use super::originals::Originals;
+use super::originals::{Originals, made_during_backup};
 use super::owner::{self, Owner};
 use super::packs::{Packs, blocking};
 use super::reads::{Task, TaskBuilder};
@@ -132,15 +132,8 @@ impl<'a> Restore<'a> {
             self.report(&prepared, &pgdata, programs.as_ref(), (started_at, finished_at), fetched);
         if let (Some(options), Some(programs)) = (&self.request.start, &programs) {
             let owner = prepared.owner.as_ref().map(|(owner, _)| *owner);
-            let server = start::Server {
-                ctx: self.ctx,
-                plan: self.plan,
-                options,
-                programs,
-                pgdata: &pgdata,
-                owner,
-                names_data_directory: prepared.configuration.names_data_directory,
-            };
+            let server =
+                start::Server { ctx: self.ctx, plan: self.plan, options, programs, pgdata: &pgdata, owner };
             let started = server.start_and_wait().await?;
             report.warnings.extend(locked_warning(started.locked_relations));
             report.started = Some(started);
@@ -164,7 +157,9 @@ impl<'a> Restore<'a> {
         let packs = Packs::new(self.ctx, layout);
         let originals = Originals::read(&packs, &inventory, &record).await?;
         let map = originals.map_to(&tablespaces, self.plan)?;
-        let configuration = configure::compose(self.plan, &record, &originals, &self.request, &data.path);
+        let late = made_during_backup(&originals.tablespace_map, &tablespaces)?;
+        let mut configuration = configure::compose(self.plan, &record, &originals, &self.request, &data.path);
+        configuration.warnings.extend(late);
         let owner = owner::decide(&data, inventory.header.as_ref());
         Ok(Prepared {
             record,
@@ -340,7 +335,7 @@ impl<'a> Restore<'a> {
             settings: configuration.settings.clone(),
             dropped_settings: configuration.auto_conf.dropped.clone(),
             warnings,
-            start_command: start_command(pgdata, owner, programs, configuration),
+            start_command: start_command(pgdata, owner, programs),
             started: None,
         }
     }
@@ -501,12 +496,7 @@ fn json(value: &impl serde::Serialize) -> Result<Vec<u8>> {
 }
 
 /// The command line that starts the server by hand.
-fn start_command(
-    pgdata: &Path,
-    owner: Option<Owner>,
-    programs: Option<&Programs>,
-    configuration: &Configuration,
-) -> String {
+fn start_command(pgdata: &Path, owner: Option<Owner>, programs: Option<&Programs>) -> String {
     let user = owner.and_then(|owner| owner::user_name(Some(owner)));
     let mut words: Vec<String> = Vec::new();
     if let Some(user) = user {
@@ -517,11 +507,8 @@ fn start_command(
             .map_or_else(|| "pg_ctl".to_owned(), |programs| shell_path(&programs.directory.join("pg_ctl"))),
     );
     words.extend(["-D".to_owned(), shell_path(pgdata), "-l".to_owned(), shell_path(&log_of(pgdata))]);
-    if configuration.names_data_directory {
-        let option = Setting { name: "data_directory".to_owned(), value: pgdata.display().to_string() };
-        let option = format!("-c {}={}", option.name, shell_path(pgdata));
-        words.extend(["-o".to_owned(), super::shell_word(&option)]);
-    }
-    words.push("start".to_owned());
+    // The configuration, or a file that it includes, may name the source's.
+    let option = format!("-c data_directory={}", shell_path(pgdata));
+    words.extend(["-o".to_owned(), super::shell_word(&option), "start".to_owned()]);
     words.join(" ")
 }

@@ -356,6 +356,7 @@ mod tests {
         let space = TablespacePlace {
             oid: 16385,
             original: "/old".into(),
+            mapped: true,
             place: Place { path: top.path().join("space"), existing: None },
         };
         let data = Place { path: top.path().join("data"), existing: None };

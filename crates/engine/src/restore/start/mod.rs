@@ -41,7 +41,6 @@ pub(super) struct Server<'a> {
     pub(super) programs: &'a Programs,
     pub(super) pgdata: &'a Path,
     pub(super) owner: Option<Owner>,
-    pub(super) names_data_directory: bool,
 }
 
 /// What one look at the server found.
@@ -157,10 +156,9 @@ impl Server<'_> {
             ("logging_collector".to_owned(), "off".to_owned()),
             ("log_destination".to_owned(), "stderr".to_owned()),
             ("lc_messages".to_owned(), "C".to_owned()),
+            // The configuration, or a file that it includes, may name the source's.
+            ("data_directory".to_owned(), self.pgdata.display().to_string()),
         ];
-        if self.names_data_directory {
-            settings.push(("data_directory".to_owned(), self.pgdata.display().to_string()));
-        }
         if let Some(port) = self.options.port {
             settings.push(("port".to_owned(), port.to_string()));
         }
@@ -246,7 +244,7 @@ impl Server<'_> {
         let state =
             DataDirectory::open(self.pgdata).and_then(|data| data.control()).map(|control| control.state);
         let stops = self.plan.request.target != RecoveryTarget::Latest;
-        let told_to = stops && self.plan.request.action != RecoveryAction::Promote;
+        let told_to = stops && self.plan.request.action == RecoveryAction::Shutdown;
         if told_to && matches!(state, Ok(ClusterState::ShutDownInRecovery)) && log.fatal.is_none() {
             return Ok(ServerState::ShutDown);
         }

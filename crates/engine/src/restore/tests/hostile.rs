@@ -75,7 +75,7 @@ async fn paths_that_lead_outside_are_refused() {
 #[tokio::test]
 async fn entries_that_contradict_each_other_are_refused() {
     type Entries = fn(&mut Fixture) -> Vec<ManifestEntry>;
-    let cases: [(&str, Entries); 7] = [
+    let cases: [(&str, Entries); 10] = [
         ("listed twice", |fixture| {
             let entry = file(fixture, text("postgresql.conf"));
             with(fixture, entry)
@@ -99,6 +99,24 @@ async fn entries_that_contradict_each_other_are_refused() {
             fixture.tablespaces =
                 vec![Tablespace { oid: 16385, path: fixture.path("space").display().to_string() }];
             fixture.file("pg_tblspc/16385", b"x");
+            fixture.lines()
+        }),
+        ("something else than the directory of the backup's major", |fixture| {
+            fixture.tablespaces =
+                vec![Tablespace { oid: 16385, path: fixture.path("space").display().to_string() }];
+            fixture.directory("pg_tblspc/16385/PG_16_202307071", 0o700);
+            fixture.lines()
+        }),
+        ("something else than the directory of the backup's major", |fixture| {
+            fixture.tablespaces =
+                vec![Tablespace { oid: 16385, path: fixture.path("space").display().to_string() }];
+            fixture.file("pg_tblspc/16385/.bashrc", b"x");
+            fixture.lines()
+        }),
+        ("a file stands where a tablespace has its directory", |fixture| {
+            fixture.tablespaces =
+                vec![Tablespace { oid: 16385, path: fixture.path("space").display().to_string() }];
+            fixture.file("pg_tblspc/16385/PG_17_202406281", b"x");
             fixture.lines()
         }),
         ("a tablespace is listed as a link", |fixture| {

@@ -105,7 +105,8 @@ async fn every_byte_is_back_and_the_server_is_told_what_to_do() {
          restore_command = 'walden wal get %f %p'\n\
          recovery_end_command = ''\n\
          archive_cleanup_command = ''\n\
-         recovery_min_apply_delay = '0'\n"
+         recovery_min_apply_delay = '0'\n\
+         hot_standby = 'on'\n"
     );
     let data = DataDirectory::open(&target).unwrap();
     assert_eq!(data.recovery_mode().unwrap(), RecoveryMode::Archive);
@@ -163,6 +164,42 @@ async fn tablespaces_go_where_they_are_told() {
         TablespaceMap::parse(&std::fs::read(target.join("tablespace_map")).unwrap(), PgMajor::V17).unwrap();
     assert_eq!(map.get(walden_pg::Oid::new(16385)), Some(new.as_path()));
     assert_eq!((report.tablespaces[0].from.clone(), report.tablespaces[0].to.clone()), (old, new));
+}
+
+#[tokio::test]
+async fn a_tablespace_made_during_the_backup_goes_nowhere_else() {
+    let mut fixture = Fixture::new();
+    let (old, new) = (fixture.path("old-space"), fixture.path("new-space"));
+    fixture.tablespaces = vec![Tablespace { oid: 16385, path: old.display().to_string() }];
+    fixture.directory("pg_tblspc/16385/PG_17_202406281", 0o700);
+    let plan = fixture.publish();
+    let mapping = vec![TablespaceMapping { from: "16385".into(), to: new.clone() }];
+    let request = RestoreRequest { tablespace_mapping: mapping, ..fixture.request() };
+    let error = execute(&fixture.ctx, &plan, request).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Config);
+    assert!(error.to_string().contains("made while the backup was taken"), "{error}");
+    assert!(!is_there(&new) && !is_there(&fixture.target()));
+    let report = execute(&fixture.ctx, &plan, fixture.request()).await.unwrap();
+    let said = |warning: &String| warning.contains("replay links to it where it was oid=16385");
+    assert!(report.warnings.iter().any(said), "{:?}", report.warnings);
+}
+
+#[tokio::test]
+async fn what_archives_elsewhere_is_switched_off() {
+    for (conf, off) in [
+        ("archive_mode = on\narchive_command = 'cp %p /a/%f && walden wal push %p'\n", true),
+        ("archive_mode = on\narchive_command = 'walden wal push %p'\n", false),
+    ] {
+        let mut fixture = Fixture::new();
+        fixture.file("postgresql.conf", conf.as_bytes());
+        let plan = fixture.publish();
+        let automatic = RestoreRequest { archive_mode: ArchiveMode::Auto, ..fixture.request() };
+        let report = execute(&fixture.ctx, &plan, automatic).await.unwrap();
+        let is_off = |setting: &Setting| setting.name == "archive_mode" && setting.value == "off";
+        assert_eq!(report.settings.iter().any(is_off), off, "{conf}");
+        let said = |warning: &String| warning.contains("archive_mode is set to off");
+        assert_eq!(report.warnings.iter().any(said), off, "{:?}", report.warnings);
+    }
 }
 
 #[tokio::test]
