@@ -18,7 +18,7 @@
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, Write};
 use std::ops::Range;
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, lchown};
 use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -173,11 +173,22 @@ fn make_directories(root: &FsPath, directory: &FsPath) -> io::Result<()> {
     let below: Vec<_> = directory.ancestors().take_while(|ancestor| *ancestor != root).collect();
     for directory in below.into_iter().rev() {
         match DirBuilder::new().mode(DIRECTORY_MODE).create(directory) {
+            Ok(()) => give_to_owner(root, directory)?,
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
+            Err(_) => {}
         }
     }
     Ok(())
+}
+
+/// Gives what root has made to the owner of the repository: a backup taken by root must not lock out the server's
+/// own account.
+fn give_to_owner(root: &FsPath, made: &FsPath) -> io::Result<()> {
+    if fs::symlink_metadata(made)?.uid() != 0 {
+        return Ok(());
+    }
+    let owner = fs::metadata(root)?;
+    if owner.uid() == 0 { Ok(()) } else { lchown(made, Some(owner.uid()), Some(owner.gid())) }
 }
 
 /// A staged file that is removed unless it is published.
@@ -201,7 +212,11 @@ impl Staged {
             let number = NEXT.fetch_add(1, Ordering::Relaxed);
             let path = directory.join(format!("{STAGED}{}-{number}", std::process::id()));
             match OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(&path) {
-                Ok(file) => return Ok(Self { path, file }),
+                Ok(file) => {
+                    let staged = Self { path, file };
+                    give_to_owner(root, &staged.path)?;
+                    return Ok(staged);
+                }
                 // A process of the same number left it there.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound && tries < DIRECTORY_TRIES => {

@@ -42,11 +42,11 @@ impl Store {
         install_tls();
         let counters: Arc<Counters> = Arc::default();
         let setup = Setup { url, config, environment, counters: &counters };
-        let (objects, transport, attributes) = match url.scheme() {
+        let ((objects, at), transport, attributes) = match url.scheme() {
             Scheme::File => {
                 let directory = url.directory().unwrap_or_default();
                 let objects: Arc<dyn ObjectStore> = Arc::new(LocalStore::new(directory));
-                (objects, Transport::Direct, Attributes::new())
+                ((objects, String::new()), Transport::Direct, Attributes::new())
             }
             Scheme::S3 => (setup.s3()?, Transport::Http, storage_class(config.s3.storage_class.as_deref())?),
             Scheme::Azure => {
@@ -56,7 +56,8 @@ impl Store {
                 (setup.gcs()?, Transport::Http, storage_class(config.gcs.storage_class.as_deref())?)
             }
         };
-        Ok(Self::new(url.clone(), objects, transport, config.try_limits(), attributes, counters))
+        let store = Self::new(url.clone(), objects, transport, config.try_limits(), attributes, counters);
+        Ok(store.with_identity(&at))
     }
 
     /// Makes the directory of a `file://` store if it is missing; does nothing for the others, whose buckets are
@@ -137,6 +138,9 @@ fn client_error(service: &str, error: &object_store::Error) -> StoreError {
     }
 }
 
+/// A client, and where it goes beyond what the URL says: the part of [`Store::identity`] after the URL.
+type Client = (Arc<dyn ObjectStore>, String);
+
 /// What every builder needs.
 struct Setup<'a> {
     url: &'a StoreUrl,
@@ -187,7 +191,7 @@ impl Setup<'_> {
         Ok(options)
     }
 
-    fn s3(&self) -> Result<Arc<dyn ObjectStore>, StoreError> {
+    fn s3(&self) -> Result<Client, StoreError> {
         let settings = &self.config.s3;
         let mut builder = AmazonS3Builder::new();
         for (name, value) in self.environment.with_prefix("AWS_") {
@@ -209,6 +213,7 @@ impl Setup<'_> {
             .or_else(|| builder.get_config_value(&AmazonS3ConfigKey::Endpoint))
             .map(|endpoint| parse_endpoint("S3 endpoint", &endpoint))
             .transpose()?;
+        let at = endpoint.as_ref().map(|endpoint| format!(" endpoint={endpoint}")).unwrap_or_default();
         let allow_http = self.allow_http(endpoint.as_ref(), "AWS_ALLOW_HTTP")?;
         builder = self.s3_addressing(builder, endpoint.as_ref())?;
         builder = self.s3_encryption(builder)?;
@@ -233,7 +238,7 @@ impl Setup<'_> {
             .with_retry(no_retries())
             .with_http_connector(self.connector())
             .build();
-        Ok(Arc::new(client.map_err(|error| client_error("S3", &error))?))
+        Ok((Arc::new(client.map_err(|error| client_error("S3", &error))?), at))
     }
 
     /// Decides between the bucket in the path and in the host name.
@@ -331,7 +336,7 @@ impl Setup<'_> {
         }
     }
 
-    fn azure(&self) -> Result<Arc<dyn ObjectStore>, StoreError> {
+    fn azure(&self) -> Result<Client, StoreError> {
         use AzureConfigKey as K;
         let settings = &self.config.azure;
         let mut builder = MicrosoftAzureBuilder::new();
@@ -366,14 +371,16 @@ impl Setup<'_> {
         if let Some(endpoint) = endpoint {
             builder = builder.with_endpoint(endpoint);
         }
-        if builder.get_config_value(&K::AccountName).is_none() {
+        let Some(account) = builder.get_config_value(&K::AccountName) else {
             let hint = "set azure.account or AZURE_STORAGE_ACCOUNT_NAME";
             return Err(StoreError::config("no Azure storage account is named", Some(hint)));
-        }
+        };
         let endpoint = builder
             .get_config_value(&K::Endpoint)
             .map(|endpoint| parse_endpoint("Azure endpoint", &endpoint))
             .transpose()?;
+        let at = endpoint.as_ref().map(|endpoint| format!(" endpoint={endpoint}")).unwrap_or_default();
+        let at = format!(" account={account}{at}");
         let allow_http = self.allow_http(endpoint.as_ref(), "AZURE_ALLOW_HTTP")?;
         let client = builder
             .with_container_name(self.bucket())
@@ -381,10 +388,10 @@ impl Setup<'_> {
             .with_retry(no_retries())
             .with_http_connector(self.connector())
             .build();
-        Ok(Arc::new(client.map_err(|error| client_error("Azure", &error))?))
+        Ok((Arc::new(client.map_err(|error| client_error("Azure", &error))?), at))
     }
 
-    fn gcs(&self) -> Result<Arc<dyn ObjectStore>, StoreError> {
+    fn gcs(&self) -> Result<Client, StoreError> {
         use GoogleConfigKey as K;
         let settings = &self.config.gcs;
         let mut builder = GoogleCloudStorageBuilder::new();
@@ -408,6 +415,7 @@ impl Setup<'_> {
             .or_else(|| self.gcs_endpoint_of_key(&builder))
             .map(|endpoint| parse_endpoint("GCS endpoint", &endpoint))
             .transpose()?;
+        let at = endpoint.as_ref().map(|endpoint| format!(" endpoint={endpoint}")).unwrap_or_default();
         let allow_http = self.allow_http(endpoint.as_ref(), "GOOGLE_ALLOW_HTTP")?;
         let client = builder
             .with_bucket_name(self.bucket())
@@ -415,7 +423,7 @@ impl Setup<'_> {
             .with_retry(no_retries())
             .with_http_connector(self.connector())
             .build();
-        Ok(Arc::new(client.map_err(|error| client_error("GCS", &error))?))
+        Ok((Arc::new(client.map_err(|error| client_error("GCS", &error))?), at))
     }
 
     /// A key may name an endpoint of its own, as those of emulators do.
@@ -488,6 +496,20 @@ mod tests {
         let refused =
             open("s3://bucket", r#"{"s3":{"endpoint":"https://user:sEcReT@host"}}"#, &KEYS).unwrap_err();
         assert!(!format!("{refused:?} {refused}").contains("sEcReT"), "{refused}");
+    }
+
+    #[test]
+    fn the_same_url_elsewhere_is_another_store() {
+        let at = |endpoint: &str| {
+            let config = format!(r#"{{"s3":{{"endpoint":"{endpoint}"}}}}"#);
+            open("s3://bucket/prefix", &config, &KEYS).unwrap().identity()
+        };
+        assert_eq!(at("http://127.0.0.1:9000"), "s3://bucket/prefix endpoint=http://127.0.0.1:9000/");
+        assert_ne!(at("http://127.0.0.1:9000"), at("http://127.0.0.1:9001"));
+        assert_eq!(open("s3://bucket", "{}", &KEYS).unwrap().identity(), "s3://bucket");
+        assert_eq!(open("file:///nowhere", "{}", &[]).unwrap().identity(), "file:///nowhere");
+        let emulator = open("az://container", r#"{"azure":{"use_emulator":true}}"#, &[]).unwrap().identity();
+        assert!(emulator.starts_with("az://container account=devstoreaccount1 endpoint="), "{emulator}");
     }
 
     #[test]

@@ -21,6 +21,7 @@ pub struct Store {
     pub(crate) objects: Arc<dyn ObjectStore>,
     shared: Arc<Shared>,
     create: ConditionalCreate,
+    identity: Arc<str>,
 }
 
 #[derive(Debug)]
@@ -65,8 +66,14 @@ impl Store {
     ) -> Self {
         // The URL's prefix has been checked to be a path as it stands.
         let prefix = Path::parse(url.prefix()).unwrap_or_default();
+        let identity = url.to_string().into();
         let shared = Arc::new(Shared { url, prefix, transport, limits, attributes, counters });
-        Self { objects, shared, create: ConditionalCreate::Enforced }
+        Self { objects, shared, create: ConditionalCreate::Enforced, identity }
+    }
+
+    /// The same store with what tells it from others of the same URL.
+    pub(crate) fn with_identity(self, beyond_url: &str) -> Self {
+        Self { identity: format!("{}{beyond_url}", self.shared.url).into(), ..self }
     }
 
     /// A store over any implementation of object_store's trait, with the prefix and the name of `url`.
@@ -100,6 +107,13 @@ impl Store {
     #[must_use]
     pub fn url(&self) -> &StoreUrl {
         &self.shared.url
+    }
+
+    /// Which store it is among all: the URL, and the endpoint and the account that the settings and the environment
+    /// name, because the same bucket name elsewhere is another bucket. Holds no secrets.
+    #[must_use]
+    pub fn identity(&self) -> String {
+        self.identity.to_string()
     }
 
     /// What was asked of it up to now, by this handle and its clones.
