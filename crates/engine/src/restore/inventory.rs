@@ -357,8 +357,8 @@ impl Judge {
 
 /// Whether a path is a direct child of one of these tablespaces.
 fn is_top_of_tablespace_content(path: &[u8], tablespaces: &BTreeSet<u32>) -> bool {
-    let depth = path.iter().filter(|byte| **byte == b'/').count();
-    depth == 2 && tablespace_of(path).is_some_and(|(oid, _)| tablespaces.contains(&oid))
+    let depth = path.split(|byte| *byte == b'/').count();
+    depth == 3 && tablespace_of(path).is_some_and(|(oid, _)| tablespaces.contains(&oid))
 }
 
 fn is_left_out(path: &[u8]) -> bool {
