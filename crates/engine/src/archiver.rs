@@ -6,7 +6,9 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use serde::Serialize;
 use walden_core::{
@@ -15,8 +17,8 @@ use walden_core::{
 };
 use walden_pg::{ArchiveFileName, SegmentHeader, TimelineHistory, TimelineId};
 use walden_store::{
-    CompressionLevel, CreateOutcome, Existing, HeaderFields, HeaderRead, IdentityHash, SealError,
-    SealedObject, Sealer, Store,
+    CompressionLevel, CreateOutcome, Existing, Expected, HeaderFields, HeaderRead, IdentityHash, SealError,
+    SealedObject, Sealer, Store, open_sealed,
 };
 
 use crate::authority::Authority;
@@ -65,19 +67,27 @@ pub struct PushReport {
 pub struct Archiver {
     ctx: Context,
     level: CompressionLevel,
+    /// Whose a file is when its path does not show it.
+    fallback: Option<DataDirectory>,
 }
 
 impl Archiver {
     /// An archiver that compresses at the default level.
     #[must_use]
     pub fn new(ctx: Context) -> Self {
-        Self { ctx, level: CompressionLevel::DEFAULT }
+        Self { ctx, level: CompressionLevel::DEFAULT, fallback: None }
     }
 
     /// The same, at another level.
     #[must_use]
     pub fn with_level(self, level: CompressionLevel) -> Self {
         Self { level, ..self }
+    }
+
+    /// The same, for files whose path does not show which data directory they belong to.
+    #[must_use]
+    pub fn with_data_directory(self, fallback: Option<DataDirectory>) -> Self {
+        Self { fallback, ..self }
     }
 
     /// Archives the file at `path`, a `%p` of PostgreSQL's; relative to `current_directory`.
@@ -88,7 +98,7 @@ impl Archiver {
     /// PostgreSQL keeps the file and the same push may simply be made again.
     pub async fn push(&self, path: &Path, current_directory: &Path) -> Result<PushReport> {
         let data = DataDirectory::of_wal_path(path, current_directory);
-        self.push_file(&current_directory.join(path), data.as_ref()).await
+        self.push_file(&current_directory.join(path), data.as_ref().or(self.fallback.as_ref())).await
     }
 
     /// Archives a file that is known to belong to a data directory.
@@ -174,7 +184,15 @@ impl Archiver {
         }
         let key = self.ctx.layout().incarnation(incarnation).archive_file(name);
         match self.ctx.store.get_header(&key, &self.ctx.budget()).await? {
-            HeaderRead::Found { .. } => Ok(()),
+            HeaderRead::Found { .. } => {
+                let text = name.to_string();
+                let bytes = self.ctx.store.get(&key, TEXT_BYTES_MAX, &self.ctx.budget()).await?;
+                let expected = Expected { name: &text, max_plain_bytes: TEXT_BYTES_MAX };
+                let opened = open_sealed(&bytes, expected).map_err(|error| {
+                    EngineError::failed(ErrorKind::Corrupt, format!("cannot use {key}: {error}"))
+                })?;
+                refuse_before_fork(timeline, &opened.plain, file)
+            }
             HeaderRead::Missing => Err(EngineError::failed(
                 ErrorKind::WrongServer,
                 format!("{} is of timeline {timeline}, whose history is not in the archive history={name}", file.name),
@@ -203,7 +221,13 @@ fn refuse_before_fork(timeline: TimelineId, history: &[u8], file: &WalFile) -> R
 
 /// A restored copy has the system identifier of its source: it stays out until an operator lets it in.
 fn refuse_restored(record: &IncarnationRecord, data: Option<&DataDirectory>) -> Result<()> {
-    let Some(data) = data else { return Ok(()) };
+    let Some(data) = data else {
+        return Err(EngineError::failed(
+            ErrorKind::Config,
+            "whose file this is can't be seen: no data directory around it".to_owned(),
+        )
+        .with_hint("run it in the data directory, as PostgreSQL does, or name it with --pgdata"));
+    };
     let Some(marker) = data.restored_marker()? else { return Ok(()) };
     if marker.repository_id != record.repository_id || marker.server != record.server {
         return Ok(());
@@ -268,6 +292,7 @@ struct WalFile {
     file: File,
     name: ArchiveFileName,
     bytes: u64,
+    modified: SystemTime,
     facts: Option<SegmentFacts>,
 }
 
@@ -286,16 +311,40 @@ impl WalFile {
             let message = format!("not a regular file path={}", path.display());
             return Err(EngineError::failed(ErrorKind::Invalid, message));
         }
-        let mut opened = Self { path: path.to_owned(), file, name, bytes: metadata.len(), facts: None };
+        let mut opened = Self {
+            path: path.to_owned(),
+            file,
+            name,
+            bytes: metadata.len(),
+            modified: metadata.modified().map_err(failed)?,
+            facts: None,
+        };
         if opened.name.is_segment_sized() {
             opened.facts = opened.read_facts()?;
         } else if opened.bytes > TEXT_BYTES_MAX {
             let message = format!("too large for a history file name={name} bytes={}", opened.bytes);
             return Err(EngineError::failed(ErrorKind::Invalid, message));
         }
+        if let ArchiveFileName::History(timeline) = opened.name {
+            opened.check_history(timeline)?;
+        }
         // What the file says of itself is judged before anyone is asked about it.
         judge_archive(&opened.incoming(), None)?;
         Ok(opened)
+    }
+
+    /// A history that can't be read, or names no parent, would be kept for ever in the right one's place.
+    fn check_history(&self, timeline: TimelineId) -> Result<()> {
+        let bytes = read_if_present(&self.path, TEXT_BYTES_MAX)?.unwrap_or_default();
+        let history = TimelineHistory::parse(timeline, &bytes)
+            .map_err(|source| EngineError::Format { what: self.path.display().to_string(), source })?;
+        if history.entries().is_empty() {
+            let message = format!("the history file names no parent name={}", self.name);
+            return Err(
+                EngineError::failed(ErrorKind::Invalid, message).with_hint("it is torn: look at the disk")
+            );
+        }
+        Ok(())
     }
 
     fn read_facts(&self) -> Result<Option<SegmentFacts>> {
@@ -363,6 +412,19 @@ impl WalFile {
         absolute.parent().and_then(Path::parent).unwrap_or(&absolute).display().to_string()
     }
 
+    /// The name must still lead to the file that was read, and nothing may have been written to it meanwhile: a
+    /// segment that PostgreSQL recycles under us becomes another one.
+    fn refuse_changed(&self) -> Result<()> {
+        let failed = |source| EngineError::local("look at", &self.path, source);
+        let (named, read) = (self.path.metadata().map_err(failed)?, self.file.metadata().map_err(failed)?);
+        let same = (named.dev(), named.ino()) == (read.dev(), read.ino());
+        if same && read.len() == self.bytes && read.modified().map_err(failed)? == self.modified {
+            return Ok(());
+        }
+        let message = format!("the file changed while it was read name={}", self.name);
+        Err(EngineError::failed(ErrorKind::Invalid, message))
+    }
+
     /// Reads the file once: hashed and compressed on the way.
     fn seal(mut self, level: CompressionLevel, fields: HeaderFields) -> Result<SealedObject> {
         let seal_failed = |error: SealError| match error {
@@ -384,6 +446,7 @@ impl WalFile {
             }
         }
         sealer.end_frame().map_err(seal_failed)?;
+        self.refuse_changed()?;
         sealer.finish(fields, None).map_err(seal_failed)
     }
 }

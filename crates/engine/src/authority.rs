@@ -10,6 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use walden_core::{ConditionalCreate, Incarnation, IncarnationRecord, sha256_hex};
 use walden_pg::TimelineId;
+use walden_store::Scheme;
 
 use crate::context::Context;
 use crate::error::Result;
@@ -23,7 +24,7 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 /// What the repository says about one incarnation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Authority {
-    /// Where the repository is.
+    /// Where the repository is, its endpoint and account included.
     url: String,
     /// When the repository was asked.
     asked_at: Timestamp,
@@ -51,7 +52,7 @@ impl Authority {
             return Err(explain_absence(ctx, Some(incarnation)).await);
         };
         let authority = Self {
-            url: ctx.store.url().to_string(),
+            url: ctx.store.identity(),
             asked_at: ctx.clock.now(),
             record,
             conditional_create: repository.capabilities.conditional_create,
@@ -73,12 +74,23 @@ impl Authority {
         self.remember(ctx);
     }
 
+    /// Forgets what was remembered of this incarnation.
+    pub(crate) fn forget(ctx: &Context, incarnation: Incarnation) {
+        if let Some(file) = file(ctx, incarnation) {
+            let _ = std::fs::remove_file(file);
+        }
+    }
+
     fn remembered(ctx: &Context, incarnation: Incarnation) -> Option<Self> {
+        if ctx.store.url().scheme() == Scheme::File {
+            // Two small reads are cheap there, and a mount point whose file system is gone must be noticed at once.
+            return None;
+        }
         let bytes = read_if_present(&file(ctx, incarnation)?, FILE_BYTES_MAX).ok()??;
         let remembered: Self = serde_json::from_slice(&bytes).ok()?;
         let age = ctx.clock.now().duration_since(remembered.asked_at);
         let fresh = age >= SignedDuration::ZERO && age < REMEMBERED_FOR;
-        let ours = remembered.url == ctx.store.url().to_string()
+        let ours = remembered.url == ctx.store.identity()
             && remembered.record.server == ctx.server
             && remembered.record.incarnation() == incarnation;
         (fresh && ours).then_some(remembered)
@@ -95,7 +107,7 @@ impl Authority {
 }
 
 fn file(ctx: &Context, incarnation: Incarnation) -> Option<PathBuf> {
-    let identity = format!("{}\n{}\n{incarnation}", ctx.store.url(), ctx.server);
+    let identity = format!("{}\n{}\n{incarnation}", ctx.store.identity(), ctx.server);
     let digest = sha256_hex(identity.as_bytes());
     let name = digest.get(..16).unwrap_or(&digest);
     Some(ctx.state_directory.as_ref()?.join(format!("authority-{name}.json")))

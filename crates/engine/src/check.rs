@@ -5,7 +5,7 @@ use std::path::Path;
 use jiff::Timestamp;
 use serde::Serialize;
 use walden_core::{CatalogSnapshot, ConditionalCreate, IncarnationRecord, RecoveryWindow, recovery_window};
-use walden_pg::ArchiveFileName;
+use walden_pg::{ArchiveFileName, SystemId};
 
 use crate::catalog::load_snapshot;
 use crate::context::Context;
@@ -88,6 +88,8 @@ pub struct ArchiverFacts {
     pub archive_library: String,
     /// `wal_level`.
     pub wal_level: String,
+    /// The system identifier of the server that answered.
+    pub system_id: Option<SystemId>,
     /// The last file that was archived, and when.
     pub last_archived: Option<(String, Timestamp)>,
     /// The last failure, and when.
@@ -113,7 +115,10 @@ pub async fn check(
         checks.push(queue_check(data, now)?);
     }
     if let Some(facts) = postgres {
-        checks.extend(archiver_checks(facts));
+        match facts.system_id.filter(|answered| *answered != record.system_id) {
+            Some(other) => checks.push(other_server(other, &record)),
+            None => checks.extend(archiver_checks(facts)),
+        }
     }
     let snapshot = load_snapshot(ctx, &record).await?;
     let window = recovery_window(&snapshot, now);
@@ -217,6 +222,18 @@ fn waiting_files(directory: &Path) -> Result<(usize, Option<(String, Timestamp)>
     Ok((waiting, oldest))
 }
 
+/// What another server says of its archiver proves nothing about this one.
+fn other_server(answered: SystemId, record: &IncarnationRecord) -> Check {
+    Check::failure(
+        "connection",
+        format!(
+            "another server answered than the one that is archived answered={answered} archived={}",
+            record.system_id
+        ),
+        "point --dbname or PGHOST and PGPORT at the server of this archive",
+    )
+}
+
 fn archiver_checks(facts: &ArchiverFacts) -> Vec<Check> {
     let mut checks = Vec::new();
     let mode = "archive_mode";
@@ -231,7 +248,11 @@ fn archiver_checks(facts: &ArchiverFacts) -> Vec<Check> {
         Check::ok(command, format!("archive_command is {:?}", facts.archive_command))
     } else {
         let detail = format!("archive_command is {:?}: it does not call walden", facts.archive_command);
-        Check::failure(command, detail, "set archive_command = 'walden wal push %p' and reload")
+        Check::failure(
+            command,
+            detail,
+            "walden init prints the whole line for postgresql.conf; it is harmless to run again",
+        )
     });
     let archiver = "archiver";
     checks.push(match (&facts.last_archived, &facts.last_failed) {
@@ -288,18 +309,38 @@ fn coverage_check(window: &RecoveryWindow) -> Check {
             "they can't be restored; take a new one with walden backup create",
         );
     }
-    // Gaps before the first backup hurt nobody.
-    let gaps: u64 = window
-        .timelines
-        .iter()
-        .filter_map(|timeline| timeline.first.map(|first| (timeline, first)))
-        .map(|(timeline, first)| {
-            timeline.gaps.iter().filter(|gap| gap.end_lsn > first).map(|gap| gap.count).sum::<u64>()
-        })
-        .sum();
-    if gaps > 0 {
-        let detail = format!("{gaps} segments are missing in between");
-        return Check::failure(NAME, detail, "walden window shows the gaps; a new backup ends their reach");
+    // Gaps before the first backup hurt nobody; gaps before the newest one end moments, not the archive.
+    let (mut open, mut past) = (0, 0);
+    for timeline in &window.timelines {
+        let Some(first) = timeline.first else { continue };
+        let newest = timeline.backups.iter().filter_map(|backup| backup.last.map(|_| backup.first)).max();
+        for gap in timeline.gaps.iter().filter(|gap| gap.end_lsn > first) {
+            let behind = newest.is_some_and(|newest| newest >= gap.end_lsn);
+            *(if behind { &mut past } else { &mut open }) += gap.count;
+        }
+    }
+    if open > 0 {
+        let detail = format!(
+            "{open} segments are missing after the newest backup: moments behind them can't be reached"
+        );
+        return Check::failure(
+            NAME,
+            detail,
+            "take a new backup now: walden backup create; walden window shows the gaps",
+        );
+    }
+    if past > 0 {
+        let detail = format!(
+            "{past} segments are missing between backups: moments behind them, up to the next backup, can't be reached"
+        );
+        return Check::warning(NAME, detail, "walden window shows the gaps");
+    }
+    if window.timelines.iter().all(|timeline| timeline.backups.is_empty()) {
+        return Check::warning(
+            NAME,
+            "there is no backup from which WAL could be replayed",
+            "walden backup create",
+        );
     }
     Check::ok(NAME, "no gap in the WAL after the first backup")
 }

@@ -86,8 +86,9 @@ impl DataDirectory {
     /// pg_rewind and operators give absolute paths into its `pg_wal`. `None` when neither is one.
     #[must_use]
     pub fn of_wal_path(path: &Path, current_directory: &Path) -> Option<Self> {
-        let named = path.is_absolute().then(|| path.parent().and_then(Path::parent)).flatten();
-        named.and_then(|directory| Self::open(directory).ok()).or_else(|| Self::open(current_directory).ok())
+        let file = current_directory.join(path);
+        let around = file.parent().and_then(Path::parent);
+        around.and_then(|directory| Self::open(directory).ok()).or_else(|| Self::open(current_directory).ok())
     }
 
     /// Where it is, absolute.
@@ -186,6 +187,9 @@ mod tests {
         let elsewhere = tempfile::tempdir().unwrap();
         let relative = DataDirectory::of_wal_path(Path::new("pg_wal/RECOVERYXLOG"), data.path()).unwrap();
         assert_eq!(relative.path(), data.path());
+        let inside =
+            DataDirectory::of_wal_path(Path::new("RECOVERYXLOG"), &data.path().join("pg_wal")).unwrap();
+        assert_eq!(inside.path(), data.path());
         let absolute = data.path().join("pg_wal/000000010000000000000001");
         assert_eq!(DataDirectory::of_wal_path(&absolute, elsewhere.path()).unwrap().path(), data.path());
         assert!(DataDirectory::of_wal_path(Path::new("/x/y"), elsewhere.path()).is_none());

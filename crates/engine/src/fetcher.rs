@@ -12,14 +12,14 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use walden_core::{ErrorKind, Incarnation, ObjectKey};
 use walden_pg::{ArchiveFileName, WalSegmentSize};
-use walden_store::Expected;
+use walden_store::{Expected, Scheme, StoreError};
 
 use self::tablespaces::ReplayGuard;
 use crate::context::Context;
 use crate::data_directory::DataDirectory;
 use crate::error::{EngineError, Result};
 use crate::fs::TemporaryFile;
-use crate::server::{explain_absence, find_incarnation, read_incarnation};
+use crate::server::{explain_absence, find_incarnation};
 
 /// No archived file is larger than the largest segment, in bytes.
 const FILE_BYTES_MAX: u64 = 1 << 30;
@@ -104,6 +104,12 @@ impl Fetcher {
             return Ok(report(FetchOutcome::Fetched, bytes));
         }
         self.prove_absent(incarnation).await?;
+        if self.ctx.store.url().scheme() == Scheme::File
+            && let Some(bytes) = self.fetch_to(&key, name, &whose, &destination).await?
+        {
+            // The file system was mounted between the two looks.
+            return Ok(report(FetchOutcome::Fetched, bytes));
+        }
         Ok(report(FetchOutcome::Absent, 0))
     }
 
@@ -130,7 +136,11 @@ impl Fetcher {
         destination: &Path,
     ) -> Result<Option<u64>> {
         let text = name.to_string();
-        let expected = Expected { name: &text, max_plain_bytes: FILE_BYTES_MAX };
+        let max_plain_bytes = match whose.segment_size {
+            Some(size) if name.is_segment_sized() => size.bytes(),
+            _ => FILE_BYTES_MAX,
+        };
+        let expected = Expected { name: &text, max_plain_bytes };
         let aside = Aside { destination: destination.to_owned() };
         let fetched = self.ctx.store.fetch_sealed(key, expected, || aside.create(), &self.ctx.budget()).await;
         let unsealed = match fetched {
@@ -162,9 +172,14 @@ impl Fetcher {
 
     /// The second request of a miss: when the marker can be read, the archive was seen and the file is not in it.
     async fn prove_absent(&self, incarnation: Incarnation) -> Result<()> {
-        match read_incarnation(&self.ctx, incarnation).await? {
-            Some(_) => Ok(()),
-            None => Err(explain_absence(&self.ctx, Some(incarnation)).await),
+        // Being able to read it is the proof, whatever is in it: a damaged marker must not hold up a recovery.
+        let marker = self.ctx.layout().incarnation(incarnation).marker();
+        match self.ctx.store.prove_visible(&marker, &self.ctx.budget()).await {
+            Ok(()) => Ok(()),
+            Err(StoreError::MarkerNotFound { .. }) => {
+                Err(explain_absence(&self.ctx, Some(incarnation)).await)
+            }
+            Err(error) => Err(error.into()),
         }
     }
 }

@@ -16,6 +16,25 @@ pub fn sync_directory(path: &Path) -> Result<()> {
     File::open(path).map_err(failed)?.sync_all().map_err(failed)
 }
 
+/// How the names of temporary files end.
+const TEMPORARY: &str = ".walden-tmp";
+
+/// Removes what processes that are gone have left beside a destination; failing to is harmless.
+fn remove_abandoned(destination: &Path, prefix: &str) {
+    let parent = destination.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let Ok(entries) = std::fs::read_dir(parent.unwrap_or(Path::new("."))) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| name.strip_prefix(prefix)?.strip_suffix(TEMPORARY));
+        let Some(pid) = pid.and_then(|pid| pid.parse::<i32>().ok()) else { continue };
+        let alive =
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None) != Err(nix::errno::Errno::ESRCH);
+        if !alive {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
 /// A new file beside its destination, gone again unless it is published.
 #[derive(Debug)]
 pub struct TemporaryFile {
@@ -30,7 +49,8 @@ impl TemporaryFile {
     /// [`EngineError::Local`] when it can't be created.
     pub fn beside(destination: &Path) -> Result<Self> {
         let name = destination.file_name().unwrap_or_default().to_string_lossy();
-        let path = destination.with_file_name(format!(".{name}.{}.walden-tmp", std::process::id()));
+        remove_abandoned(destination, &format!(".{name}."));
+        let path = destination.with_file_name(format!(".{name}.{}{TEMPORARY}", std::process::id()));
         match std::fs::remove_file(&path) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -98,7 +118,12 @@ pub fn write_durably(destination: &Path, bytes: &[u8]) -> Result<()> {
 /// [`EngineError::Local`] on any other error, and when it is larger than `bytes_max`.
 pub fn read_if_present(path: &Path, bytes_max: u64) -> Result<Option<Vec<u8>>> {
     let failed = |source| EngineError::local("read", path, source);
-    let file = match File::open(path) {
+    // A pipe in its place must not hang us.
+    let opened = OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path);
+    let file = match opened {
+        Ok(file) if !file.metadata().map_err(failed)?.is_file() => {
+            return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")));
+        }
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed(error)),

@@ -1,6 +1,8 @@
 //! `walden init`: makes the repository, the server and the marker of its incarnation, each only if missing.
 
 use std::io::Read;
+use std::os::unix::fs::{MetadataExt, chown};
+use std::path::Path;
 
 use serde::Serialize;
 use walden_core::{
@@ -10,7 +12,8 @@ use walden_core::{
 use walden_pg::{ArchiveFileName, ControlFile};
 use walden_store::CreateOutcome;
 
-use crate::archiver::Archiver;
+use crate::archiver::{Archiver, PushOutcome};
+use crate::authority::Authority;
 use crate::context::Context;
 use crate::data_directory::DataDirectory;
 use crate::error::{EngineError, Result};
@@ -60,11 +63,13 @@ pub async fn init(ctx: &Context, request: &InitRequest) -> Result<InitReport> {
     let incarnation = Incarnation { system_id: control.system_id, major: control.major };
     let writer = ctx.writer(&request.data.path().display().to_string());
     ctx.store.create_root().await?;
+    give_root_to_server(ctx, &request.data)?;
     let (repository, repository_created) = obtain_repository(ctx, &writer).await?;
     let create = repository.capabilities.conditional_create;
     let ctx = &Context { store: ctx.store.with_conditional_create(create), ..ctx.clone() };
     let server_created = obtain_server(ctx, &repository, incarnation, &writer).await?;
     let incarnation_created = write_incarnation(ctx, &marker(ctx, &repository, &control, writer)).await?;
+    Authority::forget(ctx, incarnation);
     let histories = archive_histories(ctx, &request.data).await?;
     Ok(InitReport {
         schema: 1,
@@ -79,6 +84,19 @@ pub async fn init(ctx: &Context, request: &InitRequest) -> Result<InitReport> {
         capabilities: repository.capabilities,
         histories,
     })
+}
+
+/// A local repository that root has just made belongs to the account that will archive into it.
+fn give_root_to_server(ctx: &Context, data: &DataDirectory) -> Result<()> {
+    let Some(root) = ctx.store.url().directory() else { return Ok(()) };
+    let look = |path: &Path| path.metadata().map_err(|source| EngineError::local("look at", path, source));
+    let (made, server) = (look(&root)?, look(data.path())?);
+    let list = std::fs::read_dir(&root).map_err(|source| EngineError::local("list", &root, source));
+    if made.uid() != 0 || server.uid() == 0 || list?.next().is_some() {
+        return Ok(());
+    }
+    chown(&root, Some(server.uid()), Some(server.gid()))
+        .map_err(|source| EngineError::local("give the repository to the server's account", &root, source))
 }
 
 async fn obtain_repository(ctx: &Context, writer: &Writer) -> Result<(RepositoryRecord, bool)> {
@@ -172,10 +190,13 @@ async fn archive_histories(ctx: &Context, data: &DataDirectory) -> Result<Vec<St
     }
     names.sort();
     let archiver = Archiver::new(ctx.clone());
-    for name in &names {
-        archiver.push_from(&pg_wal.join(name), data).await?;
+    let mut archived = Vec::new();
+    for name in names {
+        if archiver.push_from(&pg_wal.join(&name), data).await?.outcome == PushOutcome::Stored {
+            archived.push(name);
+        }
     }
-    Ok(names)
+    Ok(archived)
 }
 
 fn warnings(capabilities: &Capabilities) -> Vec<String> {
@@ -192,7 +213,7 @@ fn warnings(capabilities: &Capabilities) -> Vec<String> {
 
 /// Thirty-two random hexadecimal digits.
 pub(crate) fn random_id() -> Result<String> {
-    let path = std::path::Path::new("/dev/urandom");
+    let path = Path::new("/dev/urandom");
     let mut bytes = [0u8; 16];
     std::fs::File::open(path)
         .and_then(|mut file| file.read_exact(&mut bytes))

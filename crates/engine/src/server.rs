@@ -10,6 +10,7 @@ use walden_core::{
 };
 use walden_store::{CreateOutcome, PROBE_PREFIX};
 
+use crate::authority::Authority;
 use crate::context::Context;
 use crate::data_directory::{DataDirectory, RESTORED_MARKER};
 use crate::error::{EngineError, Result};
@@ -247,9 +248,17 @@ pub async fn adopt(ctx: &Context, data: &DataDirectory) -> Result<AdoptReport> {
     let incarnation = Incarnation { system_id: control.system_id, major: control.major };
     let writer = ctx.writer(&data.path().display().to_string());
     let Some(repository) = read_repository(ctx).await? else { return Err(explain_absence(ctx, None).await) };
+    let create = repository.capabilities.conditional_create;
+    let ctx = &Context { store: ctx.store.with_conditional_create(create), ..ctx.clone() };
     let Some(before) = read_server(ctx).await? else { return Err(explain_absence(ctx, None).await) };
     let marker = data.path().join(RESTORED_MARKER);
-    let restored = marker.try_exists().map_err(|source| EngineError::local("look at", &marker, source))?;
+    // Another archive's ban is not ours to lift.
+    let restored = match data.restored_marker() {
+        Ok(Some(there)) => there.repository_id == repository.repository_id && there.server == ctx.server,
+        Ok(None) => false,
+        Err(error) if error.kind() == ErrorKind::Corrupt => true,
+        Err(error) => return Err(error),
+    };
     let mut reasons = Vec::new();
     if restored {
         reasons.push("it was restored from this repository".to_owned());
@@ -287,5 +296,6 @@ pub async fn adopt(ctx: &Context, data: &DataDirectory) -> Result<AdoptReport> {
         std::fs::rename(&marker, &kept).map_err(|source| EngineError::local("rename", &marker, source))?;
         sync_directory(data.path())?;
     }
+    Authority::forget(ctx, incarnation);
     Ok(AdoptReport { schema: 1, incarnation, reasons, revision: revised.map(|record| record.revision) })
 }

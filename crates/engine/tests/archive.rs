@@ -106,20 +106,51 @@ async fn what_is_pushed_comes_back_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn a_push_costs_one_request_once_the_repository_is_known() {
+async fn a_local_repository_is_looked_at_anew_for_every_file() {
     let bench = bench();
     bench.init().await;
     bench.push(NAME).await.unwrap();
-    let before = bench.ctx.store.counters();
+    // The file system was unmounted: an empty mount point is no archive.
+    let repo = bench.directory.path().join("repo");
+    std::fs::rename(&repo, bench.directory.path().join("unmounted")).unwrap();
+    std::fs::create_dir(&repo).unwrap();
     std::fs::write(bench.wal("000000010000000000000002.partial"), segment(1)).unwrap();
-    bench.push("000000010000000000000002.partial").await.unwrap();
-    assert_eq!(bench.ctx.store.counters().since(&before).requests(), 1);
-    let before = bench.ctx.store.counters();
-    bench.get(NAME).await.unwrap();
-    assert_eq!(bench.ctx.store.counters().since(&before).requests(), 1);
-    let before = bench.ctx.store.counters();
-    assert_eq!(bench.get("000000010000000000000009").await.unwrap().outcome, FetchOutcome::Absent);
-    assert_eq!(bench.ctx.store.counters().since(&before).requests(), 2);
+    let error = bench.push("000000010000000000000002.partial").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert_eq!(std::fs::read_dir(&repo).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn torn_history_files_are_refused() {
+    let bench = bench();
+    bench.init().await;
+    for text in ["", "rubbish", "# only a remark\n"] {
+        std::fs::write(bench.wal("00000002.history"), text).unwrap();
+        assert!(bench.push("00000002.history").await.is_err(), "{text:?}");
+    }
+    std::fs::write(bench.wal("00000002.history"), "1\t0/2000100\tpromoted\n").unwrap();
+    assert_eq!(bench.push("00000002.history").await.unwrap().outcome, PushOutcome::Stored);
+}
+
+#[tokio::test]
+async fn adopting_for_one_server_lifts_no_other_ban() {
+    let bench = bench();
+    bench.init().await;
+    let record = find_incarnation(&bench.ctx, None).await.unwrap();
+    let marker = RestoredMarker {
+        schema: 1,
+        repository_id: record.repository_id.clone(),
+        server: record.server.clone(),
+        incarnation: record.incarnation(),
+        backup: walden_core::BackupId::new(jiff::Timestamp::UNIX_EPOCH, 0),
+        restored_at: jiff::Timestamp::UNIX_EPOCH,
+        allowed_tablespaces: Vec::new(),
+    };
+    std::fs::write(bench.data.path().join(RESTORED_MARKER), serde_json::to_vec(&marker).unwrap()).unwrap();
+    let copy = Context { server: "copy".parse().unwrap(), ..bench.ctx.clone() };
+    init(&copy, &InitRequest { data: bench.data.clone() }).await.unwrap();
+    adopt(&copy, &bench.data).await.unwrap();
+    assert_eq!(bench.push(NAME).await.unwrap_err().kind(), ErrorKind::WrongServer);
 }
 
 #[tokio::test]

@@ -10,6 +10,10 @@ use walden_core::ErrorKind;
 use crate::unseal::UnsealError;
 use crate::url::StoreUrl;
 
+/// A 404 without the code that the store gives with its own.
+pub(crate) const HINT_FOREIGN_NOT_FOUND: &str =
+    "this 404 is not the store's own: look at the proxy, balancer or endpoint in between";
+
 /// The object and the store that an error is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
@@ -250,6 +254,7 @@ impl StoreError {
                 Some("check URL and server name; a new server is set up with walden init")
             }
             Self::Denied { hint, .. } => Some(hint),
+            Self::Unavailable { source, .. } if source.status == Some(404) => Some(HINT_FOREIGN_NOT_FOUND),
             Self::Corrupt { source, .. } if source.is_unsupported() => Some("use a newer version of walden"),
             Self::Corrupt { .. } => {
                 Some("walden verify lists what is damaged and what can't be restored from it")

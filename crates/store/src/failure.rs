@@ -2,7 +2,7 @@
 
 use object_store::client::HttpErrorKind;
 
-use crate::error::{Cause, Place, StoreError};
+use crate::error::{Cause, HINT_FOREIGN_NOT_FOUND, Place, StoreError};
 use crate::http::{Trace, TraceState, chain};
 use crate::url::{Scheme, StoreUrl};
 
@@ -141,7 +141,9 @@ impl Failure {
         let code = state.code.as_deref().unwrap_or_default();
         let (class, hint) = match (status, code) {
             (404, "NoSuchBucket" | "ContainerNotFound") => (BucketMissing, HINT_REGION),
-            (404, _) => (Missing, HINT_LIST),
+            // Only the store's own word is an absence: anything in between answers 404 too.
+            (404, "NoSuchKey" | "BlobNotFound") => (Missing, HINT_LIST),
+            (404, _) => (Retry, HINT_FOREIGN_NOT_FOUND),
             (_, "ExpiredToken" | "TokenRefreshRequired" | "InvalidToken") => (Denied, HINT_EXPIRED),
             (_, "RequestTimeTooSkewed" | "RequestExpired") => (Denied, HINT_CLOCK),
             (401, _) => (Denied, HINT_CREDENTIALS),
@@ -171,7 +173,8 @@ impl Failure {
             (s, _) if s >= 500 => (Retry, HINT_CREDENTIALS),
             _ => (Config, "the store refused the request as malformed: check endpoint, region and settings"),
         };
-        let ambiguous = status >= 500 || status == 408;
+        // Who did not hear it from the store does not know what the store did.
+        let ambiguous = status >= 500 || status == 408 || (status == 404 && class == Retry);
         Self { hint, ..Self::new(class, ambiguous, cause(status, state)) }
     }
 
@@ -296,7 +299,9 @@ mod tests {
         for (status, code, expected) in [
             (404, "NoSuchKey", C::Missing),
             (404, "BlobNotFound", C::Missing),
-            (404, "", C::Missing),
+            (404, "", C::Retry),
+            (404, "NotFound", C::Retry),
+            (404, "ResourceNotFound", C::Retry),
             (404, "NoSuchBucket", C::BucketMissing),
             (404, "ContainerNotFound", C::BucketMissing),
             (403, "AccessDenied", C::Denied),

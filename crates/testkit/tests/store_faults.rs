@@ -202,6 +202,22 @@ async fn a_missing_marker_and_a_missing_bucket_are_never_absence() {
 }
 
 #[tokio::test]
+async fn a_404_of_somebody_in_between_is_never_absence() {
+    let bench = Bench::new();
+    let marker = ObjectKey::parse("main/incarnation.json").unwrap();
+    bench.store.create_record_once(&marker, &Bytes::from_static(b"{}"), &long()).await.unwrap();
+    // Only the object is hidden: the marker answers.
+    bench.server.inject(FaultRule::next(Fault::ForeignNotFound, Method::GET, u32::MAX).on("object"));
+    let error = bench.store.get_or_prove_absent(&bench.key, &marker, 100, &short()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+    assert!(error.hint().unwrap().contains("proxy"), "{:?}", error.hint());
+    bench.server.clear_faults();
+    assert!(bench.store.get_or_prove_absent(&bench.key, &marker, 100, &long()).await.unwrap().is_none());
+    bench.server.inject(FaultRule::next(Fault::ForeignNotFound, Method::PUT, 1));
+    assert_eq!(bench.create(&object(b"plain", 1)).await.unwrap(), CreateOutcome::Created);
+}
+
+#[tokio::test]
 async fn a_write_into_a_place_that_may_not_be_read_is_not_guessed_about() {
     let bench = Bench::new();
     bench.create(&object(b"first", 1)).await.unwrap();

@@ -17,7 +17,7 @@ pub(super) fn run(session: &Session, arguments: &CheckArgs) -> Result<Exit, Fail
     let dbname = arguments.connection.dbname()?;
     let asked = asks_the_server(session, dbname);
     let report = runtime::run(async {
-        let (facts, unanswered) = if asked { ask(dbname).await } else { (None, None) };
+        let (facts, unanswered) = ask(dbname, asked).await;
         let mut report = check(&ctx, data.as_ref(), facts.as_ref()).await?;
         report.checks.extend(unanswered);
         Ok(report)
@@ -27,14 +27,15 @@ pub(super) fn run(session: &Session, arguments: &CheckArgs) -> Result<Exit, Fail
     Ok(if report.ok { Exit::Done } else { Exit::ProblemsFound })
 }
 
-/// The server is asked when somebody said where it is.
+/// Whether somebody said where the server is. It is asked in any case, at the usual socket; but then no answer is
+/// less of a surprise.
 fn asks_the_server(session: &Session, dbname: Option<&str>) -> bool {
     let named = |name: &&str| session.environment.get(name).is_some();
     dbname.is_some() || env::CONNECTION.iter().any(named)
 }
 
 /// What the server says about its archiver, or a finding that it does not answer: it may well be down.
-async fn ask(dbname: Option<&str>) -> (Option<ArchiverFacts>, Option<Check>) {
+async fn ask(dbname: Option<&str>, named: bool) -> (Option<ArchiverFacts>, Option<Check>) {
     let facts = match ConnectionOptions::resolve(dbname) {
         Ok(connection) => archiver_facts(connection).await,
         Err(error) => Err(error),
@@ -46,8 +47,12 @@ async fn ask(dbname: Option<&str>) -> (Option<ArchiverFacts>, Option<Check>) {
             let check = Check {
                 name: "connection",
                 status: CheckStatus::Warning,
-                detail: format!("the server could not be asked: {}", failure.sentence()),
-                hint: failure.hint,
+                detail: format!("the server was not asked about its archiver: {}", failure.sentence()),
+                hint: if named {
+                    failure.hint
+                } else {
+                    Some("say where it is with --dbname, or PGHOST and PGPORT".to_owned())
+                },
             };
             (None, Some(check))
         }

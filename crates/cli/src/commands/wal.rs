@@ -23,7 +23,9 @@ pub(super) fn push(session: &Session, path: &Path) -> Result<Exit, Failure> {
     let config = &session.effective.config.wal;
     let deadline = config.push_deadline.0;
     let ctx = session.context_within(inner_deadline(deadline))?;
-    let archiver = Archiver::new(ctx.clone()).with_level(config.compression_level.0);
+    let archiver = Archiver::new(ctx.clone())
+        .with_level(config.compression_level.0)
+        .with_data_directory(session.data_directory_if_named().ok().flatten());
     let current = current_directory()?;
     let report = runtime::run_hook(deadline, async { Ok(archiver.push(path, &current).await?) })?;
     let words = match report.outcome {

@@ -638,6 +638,21 @@ impl Candidate<'_> {
                 "{partial}.partial is in the archive: PostgreSQL never reads it, what is only in it is not recovered"
             ));
         }
+        let newer = |other: &&RejectedBackup| {
+            other.reason == BackupRejection::NotOnPath
+                && other.id > self.backup.id
+                && request.backup.is_none()
+        };
+        if let Some(newest) = rejected.iter().filter(newer).max_by(|a, b| a.id.cmp(&b.id))
+            && let Some(backup) = snapshot.backup(&newest.id)
+        {
+            let other = backup.timeline;
+            warnings.push(format!(
+                "a newer backup, {}, is on timeline {other}, another branch than timeline {}: if that one is meant, \
+                 --target-timeline {other}",
+                newest.id, self.target_timeline
+            ));
+        }
         for unreadable in rejected.iter().filter(|rejected| rejected.reason == BackupRejection::Unreadable) {
             warnings.push(format!("backup {}: {}", unreadable.id, unreadable.message));
         }

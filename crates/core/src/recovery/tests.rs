@@ -304,6 +304,8 @@ fn a_backup_on_another_branch_is_not_taken() {
     let latest = plan(&snapshot, RecoveryTarget::Latest).unwrap();
     assert_eq!(latest.backup.id, snapshot.backups[0].id);
     assert_eq!(latest.rejected[0].reason, BackupRejection::NotOnPath);
+    let told = |warning: &String| warning.contains("--target-timeline 1");
+    assert!(latest.warnings.iter().any(told), "{:?}", latest.warnings);
 }
 
 #[test]

@@ -80,6 +80,7 @@ pub async fn archiver_facts(connection: ConnectionOptions) -> Result<ArchiverFac
         archive_command: server.archive_command,
         archive_library: server.archive_library,
         wal_level: server.settings.wal_level,
+        system_id: Some(server.system_id),
         last_archived: state.last_archived.zip(state.last_archived_at),
         last_failed: state.last_failed.zip(state.last_failed_at),
     })

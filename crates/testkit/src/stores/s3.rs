@@ -56,6 +56,8 @@ pub enum Fault {
     Denied,
     /// 404 `NoSuchBucket`, and nothing done.
     NoSuchBucket,
+    /// 404 with an HTML page, as a proxy in between gives it, and nothing done.
+    ForeignNotFound,
     /// 409 `ConditionalRequestConflict`, and nothing done.
     Conflict,
     /// The body of the answer ends after so many bytes, and the connection with it.
@@ -323,6 +325,9 @@ impl Shared {
             Some(Fault::Unavailable) => return Ok(refusal(503, "SlowDown")),
             Some(Fault::Denied) => return Ok(refusal(403, "AccessDenied")),
             Some(Fault::NoSuchBucket) => return Ok(refusal(404, "NoSuchBucket")),
+            Some(Fault::ForeignNotFound) => {
+                return Ok(page(404, "<html><h1>Not Found</h1></html>".to_owned()));
+            }
             Some(Fault::Conflict) => return Ok(refusal(409, "ConditionalRequestConflict")),
             Some(Fault::ResetBefore) => return Err("injected reset".into()),
             Some(Fault::HangBefore) => std::future::pending().await,
@@ -411,8 +416,11 @@ fn full(bytes: Bytes) -> OutBody {
 }
 
 fn refusal(status: u16, code: &str) -> Response<OutBody> {
-    let xml = format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?><Error><Code>{code}</Code></Error>");
-    let mut response = Response::new(full(xml.into()));
+    page(status, format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?><Error><Code>{code}</Code></Error>"))
+}
+
+fn page(status: u16, body: String) -> Response<OutBody> {
+    let mut response = Response::new(full(body.into()));
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     response
 }
