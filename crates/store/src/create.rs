@@ -15,6 +15,7 @@ use crate::failure::{Failure, FailureClass};
 use crate::read::Front;
 use crate::seal::SealedObject;
 use crate::store::{Call, Store};
+use crate::url::Scheme;
 
 /// An object that never reads the same twice is given up after this many more looks.
 const LOOKS_MAX: u32 = 4;
@@ -195,7 +196,10 @@ impl Store {
             if !taken && !failure.is_retryable(tries) {
                 return Err(put_error(failure, tries, self, key));
             }
-            if (taken || failure.ambiguous)
+            // In a directory a try that timed out may still be on its way between the name and its fsync: what can be
+            // read there is not yet durable. Only the next try settles that, because "taken" makes it durable.
+            let seen_is_durable = self.url().scheme() != Scheme::File;
+            if (taken || (failure.ambiguous && seen_is_durable))
                 && let Some(outcome) = self.look(key, new, budget).await?
             {
                 return Ok(outcome);
@@ -219,6 +223,12 @@ impl Store {
         let mut tries = 0;
         loop {
             tries += 1;
+            // Another writer may have stored during our pause.
+            if tries > 1
+                && let Some(outcome) = self.look(key, new, budget).await?
+            {
+                return Ok(outcome);
+            }
             match self.put_once(key, new, mode.clone(), budget).await {
                 Err(failure) if failure.class != FailureClass::Exists && !failure.is_retryable(tries) => {
                     return Err(put_error(failure, tries, self, key));

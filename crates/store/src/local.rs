@@ -445,7 +445,11 @@ fn read_directory(root: &FsPath, prefix: &str) -> Result<Vec<Entry>> {
             continue;
         }
         // Follows links; what vanished meanwhile, or points nowhere, is not there.
-        let Ok(metadata) = fs::metadata(entry.path()) else { continue };
+        let metadata = match fs::metadata(entry.path()) {
+            Ok(metadata) => metadata,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(generic(error)),
+        };
         if metadata.is_dir() {
             found.push(Entry { key: format!("{prefix}{name}/"), size_and_tag: None });
         } else if metadata.is_file() {
@@ -712,6 +716,19 @@ mod tests {
         assert_eq!(bench.list("", Some("a/m")).await, all[2..]);
         assert_eq!(bench.list("a", None).await, ["a/sub/z", "a/x"]);
         assert_eq!(bench.list("nowhere", None).await, [""; 0]);
+    }
+
+    #[tokio::test]
+    async fn an_entry_that_can_not_be_looked_at_fails_the_listing() {
+        let bench = Bench::new();
+        bench.put("a/b", b"x").await.unwrap();
+        let link = |to: &str, name: &str| std::os::unix::fs::symlink(to, bench.directory.path().join(name));
+        link("nowhere", "a/dangling").unwrap();
+        assert_eq!(bench.list("", None).await, ["a/b"]);
+        link("loop", "a/loop").unwrap();
+        assert!(matches!(bench.store.list(None).try_collect::<Vec<_>>().await, Err(Error::Generic { .. })));
+        let level = bench.store.list_with_delimiter(Some(&Path::from("a"))).await;
+        assert!(matches!(level, Err(Error::Generic { .. })));
     }
 
     #[tokio::test]
