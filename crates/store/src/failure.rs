@@ -60,6 +60,9 @@ const HINT_CERTIFICATE: &str = "the store's certificate is not trusted: check th
     the file of the authority that signed it";
 const HINT_REGION: &str = "check the region (s3.region or AWS_REGION) and the endpoint";
 
+const HINT_REDIRECT: &str = "redirects are not followed: set region and endpoint to the store itself, and look at the \
+    proxy or the login page in between";
+
 impl Failure {
     fn new(class: FailureClass, ambiguous: bool, cause: Cause) -> Self {
         Self { class, ambiguous, cause, hint: HINT_CREDENTIALS, tries_max: 1, io: None }
@@ -97,6 +100,10 @@ impl Failure {
     /// Sorts an error of object_store by what the trace saw, and where there was no HTTP by the error itself.
     pub(crate) fn sort(error: &object_store::Error, trace: &Trace) -> Self {
         let state = trace.state();
+        if state.redirected {
+            let cause = Cause::detail("the endpoint redirected the request to another place");
+            return Self { hint: HINT_REDIRECT, ..Self::new(FailureClass::Config, true, cause) };
+        }
         if let Some((kind, text)) = &state.transport {
             return Self::transport(*kind, text, &state);
         }

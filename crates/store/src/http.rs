@@ -18,6 +18,7 @@ use object_store::client::{
     HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpResponseBody,
     HttpService, ReqwestConnector,
 };
+use tower_http::follow_redirect::RequestUri;
 
 use crate::counters::{Counters, Operation};
 use crate::error::one_line;
@@ -51,6 +52,8 @@ pub(crate) struct TraceState {
     pub(crate) metadata_server: bool,
     /// It asked for a part of an object that begins behind the object's end, and yet was answered with success.
     pub(crate) behind_end: bool,
+    /// The last request for data was answered by another place than was asked.
+    pub(crate) redirected: bool,
     /// A request for data may have reached the store.
     pub(crate) sent: bool,
 }
@@ -150,7 +153,14 @@ impl HttpService for CountingService {
             *state = TraceState { credentials: !data, metadata_server, sent, ..TraceState::default() };
         });
         let range_start = range_start(request.headers());
+        let asked = request.uri().clone();
         match self.inner.execute(request).await {
+            Ok(response) if data && is_redirected(&asked, &response) => {
+                self.counters.error(operation);
+                trace(|state| state.redirected = true);
+                let refused = std::io::Error::other("the endpoint redirected the request to another place");
+                Err(HttpError::new(HttpErrorKind::Unknown, refused))
+            }
             Ok(response) => {
                 // Azurite's answer to this can't be taken apart; the services say 416.
                 let behind_end =
@@ -194,6 +204,14 @@ impl CountingService {
         trace(|state| (state.code, state.message) = (code, message));
         Ok(HttpResponse::from_parts(parts, HttpResponseBody::from(text)))
     }
+}
+
+/// Did somebody else answer than was asked? The client follows redirects, and makes a GET of a PUT on its way: a page
+/// behind a login would be a write acknowledged. An answer that does not say where it comes from counts as such.
+fn is_redirected(asked: &Uri, response: &HttpResponse) -> bool {
+    let parse = |uri: &Uri| url::Url::parse(&uri.to_string()).ok();
+    let answered = response.extensions().get::<RequestUri>().and_then(|uri| parse(&uri.0));
+    answered.is_none() || answered != parse(asked)
 }
 
 /// The first byte that a request asks for.

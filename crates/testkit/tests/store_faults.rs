@@ -218,6 +218,20 @@ async fn a_404_of_somebody_in_between_is_never_absence() {
 }
 
 #[tokio::test]
+async fn an_answer_from_elsewhere_acknowledges_nothing() {
+    let bench = Bench::new();
+    bench.server.inject(FaultRule::next(Fault::SeeOther, Method::PUT, 1));
+    let error = bench.create(&object(b"plain", 1)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Config, "{error:?}");
+    assert!(error.hint().unwrap().contains("redirect"), "{:?}", error.hint());
+    // The client did go there.
+    assert!(bench.server.requests().iter().any(|request| request.path == "/login"));
+    bench.server.inject(FaultRule::next(Fault::SeeOther, Method::GET, 1));
+    assert_eq!(bench.store.get(&bench.key, 100, &short()).await.unwrap_err().kind(), ErrorKind::Config);
+    assert_eq!(bench.create(&object(b"plain", 1)).await.unwrap(), CreateOutcome::Created);
+}
+
+#[tokio::test]
 async fn a_write_into_a_place_that_may_not_be_read_is_not_guessed_about() {
     let bench = Bench::new();
     bench.create(&object(b"first", 1)).await.unwrap();

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
@@ -31,6 +31,8 @@ use super::TestStore;
 pub const ACCESS_KEY: &str = "walden-test";
 /// Its secret.
 pub const SECRET_KEY: &str = "walden-test-secret";
+/// Where [`Fault::SeeOther`] sends the client.
+const LOGIN_PATH: &str = "/login";
 /// At most this many requests are remembered.
 const LOG_MAX: usize = 100_000;
 
@@ -58,6 +60,8 @@ pub enum Fault {
     NoSuchBucket,
     /// 404 with an HTML page, as a proxy in between gives it, and nothing done.
     ForeignNotFound,
+    /// 303 to a page that answers every GET with 200, as a login in between gives it, and nothing done.
+    SeeOther,
     /// 409 `ConditionalRequestConflict`, and nothing done.
     Conflict,
     /// The body of the answer ends after so many bytes, and the connection with it.
@@ -321,12 +325,20 @@ impl hyper::service::Service<Request<Incoming>> for Connection {
 impl Shared {
     async fn answer(&self, request: Request<Incoming>) -> Result<Response<OutBody>, BoxError> {
         let fault = self.note(&request);
+        if request.uri().path() == LOGIN_PATH {
+            return Ok(page(200, "<html>Who are you?</html>".to_owned()));
+        }
         match fault {
             Some(Fault::Unavailable) => return Ok(refusal(503, "SlowDown")),
             Some(Fault::Denied) => return Ok(refusal(403, "AccessDenied")),
             Some(Fault::NoSuchBucket) => return Ok(refusal(404, "NoSuchBucket")),
             Some(Fault::ForeignNotFound) => {
                 return Ok(page(404, "<html><h1>Not Found</h1></html>".to_owned()));
+            }
+            Some(Fault::SeeOther) => {
+                let mut response = page(303, String::new());
+                response.headers_mut().insert(http::header::LOCATION, HeaderValue::from_static(LOGIN_PATH));
+                return Ok(response);
             }
             Some(Fault::Conflict) => return Ok(refusal(409, "ConditionalRequestConflict")),
             Some(Fault::ResetBefore) => return Err("injected reset".into()),
