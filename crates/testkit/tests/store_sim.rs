@@ -198,3 +198,29 @@ async fn bytes_without_a_hash_are_complete_or_fail() {
         assert!(part == whole[1000..2500], "seed={seed}: {} bytes of 1500", part.len());
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn in_a_directory_a_doubt_is_settled_by_the_next_write_and_not_by_a_look() {
+    let rates = FaultRates {
+        error_before: 0,
+        error_after: 500,
+        torn_read: 0,
+        wrong_bytes: 0,
+        slow: 0,
+        stale_list: 0,
+    };
+    for (url, by_looking) in [("s3://bucket/prefix", true), ("file:///prefix", false)] {
+        let mut looked = false;
+        for seed in 0..40 {
+            // Half of the answers are lost; what was written can be read at once.
+            let objects = FaultStore::new(Arc::new(InMemory::new()), rates, seed);
+            let store = Store::over(url.parse().unwrap(), Arc::new(objects), LIMITS);
+            let budget = RetryBudget::seeded(Duration::from_mins(5), seed);
+            let outcome = store.create_once(&key(0), &seal(NAME, b"plain", 1).unwrap(), &budget).await;
+            assert!(matches!(outcome, Ok(CreateOutcome::Created)), "{url}: {outcome:?}");
+            let counters = store.counters();
+            looked |= counters.put.requests == 1 && counters.get.requests > 0;
+        }
+        assert_eq!(looked, by_looking, "{url}");
+    }
+}
