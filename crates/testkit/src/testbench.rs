@@ -48,12 +48,12 @@ impl Testbench {
         installed(self.dir.join(format!("postgres/{}/bin", major.number())))
     }
 
-    /// moto's S3 server; started as `moto_server -H 127.0.0.1 -p PORT`.
+    /// The Python whose environment holds moto.
     ///
     /// # Errors
     /// [`io::ErrorKind::NotFound`] when it is not installed.
-    pub fn moto_server(&self) -> io::Result<PathBuf> {
-        installed(self.dir.join("moto/bin/moto_server"))
+    pub fn moto_python(&self) -> io::Result<PathBuf> {
+        installed(self.dir.join("moto/bin/python"))
     }
 
     /// Azurite's blob service; started as `azurite-blob --blobHost 127.0.0.1 --blobPort PORT …`.

@@ -1,4 +1,5 @@
-//! moto, an emulator of S3 that creates conditionally in one step.
+//! moto, an emulator of S3. Its program creates conditionally in two steps, so it is started through a script that
+//! serves one request at a time.
 
 use std::io;
 use std::process::Command;
@@ -6,6 +7,8 @@ use std::process::Command;
 use super::TestStore;
 use super::child::{ServerProcess, must};
 use crate::testbench::Testbench;
+
+const SCRIPT: &str = include_str!("../tools/moto_serial.py");
 
 /// A running moto with one bucket. It accepts any credentials and checks no checksum: no proof of either.
 #[derive(Debug)]
@@ -19,10 +22,10 @@ impl Moto {
     /// # Errors
     /// When it is not installed or does not start.
     pub fn start() -> io::Result<Self> {
-        let program = Testbench::locate()?.moto_server()?;
+        let python = Testbench::locate()?.moto_python()?;
         let server = ServerProcess::start("moto", |port| {
-            let mut command = Command::new(&program);
-            command.args(["-H", "127.0.0.1", "-p", &port.to_string()]);
+            let mut command = Command::new(&python);
+            command.args(["-c", SCRIPT, &port.to_string()]);
             command
         })?;
         must(server.address, "PUT /bucket HTTP/1.1", b"")?;
