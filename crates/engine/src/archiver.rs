@@ -4,6 +4,8 @@
 //! object with these very bytes stands in the store. Nothing is ever overwritten: what is there already is either
 //! the same, which is success, or another file, which is a conflict that names both writers.
 
+mod left_timeline;
+
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
@@ -21,6 +23,7 @@ use walden_store::{
     SealedObject, Sealer, Store, open_sealed,
 };
 
+use self::left_timeline::same_up_to_fork;
 use crate::authority::Authority;
 use crate::catalog::HISTORY_BYTES_MAX;
 use crate::context::Context;
@@ -137,6 +140,7 @@ impl Archiver {
             writer: self.ctx.writer(&file.instance()),
             wal: file.wal_identity(),
         };
+        let (path, facts) = (file.path.clone(), file.facts);
         let level = self.level;
         let sealed = tokio::task::spawn_blocking(move || file.seal(level, fields));
         let sealed =
@@ -144,7 +148,15 @@ impl Archiver {
         let outcome = match store.create_once(&key, &sealed, &self.ctx.budget()).await? {
             CreateOutcome::Created => PushOutcome::Stored,
             CreateOutcome::AlreadyStored(_) => PushOutcome::AlreadyStored,
-            CreateOutcome::Conflict(existing) => return Err(conflict(&key, &existing, sealed.header())),
+            CreateOutcome::Conflict(existing) => {
+                let error = conflict(&key, &existing, sealed.header());
+                let comparable = existing.header().is_some_and(|header| header.name == name.to_string());
+                let Some(facts) = facts.filter(|_| comparable) else { return Err(error) };
+                if !same_up_to_fork(&self.ctx, store, &key, name, &path, facts).await? {
+                    return Err(error);
+                }
+                PushOutcome::AlreadyStored
+            }
         };
         Ok(PushReport {
             schema: 1,

@@ -121,6 +121,43 @@ async fn a_local_repository_is_looked_at_anew_for_every_file() {
 }
 
 #[tokio::test]
+async fn a_timeline_that_was_left_is_compared_up_to_the_fork() {
+    let bench = bench();
+    bench.init().await;
+    for name in [NAME.to_owned(), format!("{NAME}.partial")] {
+        std::fs::write(bench.wal(&name), segment(0)).unwrap();
+        bench.push(&name).await.unwrap();
+        // The same up to the fork, something else behind it.
+        let mut other = segment(0);
+        let behind = other.len() / 2;
+        other[behind..].fill(7);
+        std::fs::write(bench.wal(&name), &other).unwrap();
+        let start = walden_pg::SegmentHeader::parse(PAGE).unwrap().page.address;
+        let history = bench.wal("00000002.history");
+        let left_at = |offset: usize| {
+            let fork = start.saturating_add(u64::try_from(offset).unwrap());
+            std::fs::write(&history, format!("1\t{fork}\tpromoted\n")).unwrap();
+        };
+        assert_eq!(bench.push(&name).await.unwrap_err().kind(), ErrorKind::Conflict, "it was not left");
+        left_at(behind + 8);
+        assert_eq!(
+            bench.push(&name).await.unwrap_err().kind(),
+            ErrorKind::Conflict,
+            "other bytes before the fork"
+        );
+        left_at(other.len() + 8);
+        assert_eq!(
+            bench.push(&name).await.unwrap_err().kind(),
+            ErrorKind::Conflict,
+            "left in a later segment"
+        );
+        left_at(behind);
+        assert_eq!(bench.push(&name).await.unwrap().outcome, PushOutcome::AlreadyStored);
+        std::fs::remove_file(&history).unwrap();
+    }
+}
+
+#[tokio::test]
 async fn torn_history_files_are_refused() {
     let bench = bench();
     bench.init().await;
