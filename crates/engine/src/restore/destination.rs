@@ -54,7 +54,18 @@ pub(super) struct TablespacePlace {
 /// # Errors
 /// Of kind `config` when anything is in it, with what it is; `local_io` when it can't be looked at.
 pub(super) fn look_at_data_directory(path: &Path) -> Result<Place> {
-    look_at(path, "the target directory")
+    let place = look_at(path, "the target directory")?;
+    match place.path.ancestors().skip(1).find(|above| above.join("PG_VERSION").is_file()) {
+        None => Ok(place),
+        Some(above) => Err(config(
+            format!(
+                "the target directory lies inside another data directory path={} inside={}",
+                place.path.display(),
+                above.display()
+            ),
+            "name a directory outside of it: that server may be running",
+        )),
+    }
 }
 
 fn look_at(path: &Path, what: &str) -> Result<Place> {
@@ -354,6 +365,15 @@ mod tests {
         std::os::unix::fs::symlink("nowhere", top.path().join("link")).unwrap();
         let (_, text, _) = message(look_at_data_directory(&top.path().join("link")));
         assert!(text.contains("leads nowhere"), "{text}");
+    }
+
+    #[test]
+    fn a_place_inside_another_data_directory_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("PG_VERSION"), "17\n").unwrap();
+        let (kind, said, _) = message(look_at_data_directory(&directory.path().join("copy")));
+        assert_eq!(kind, ErrorKind::Config);
+        assert!(said.contains("inside another data directory"), "{said}");
     }
 
     #[test]
