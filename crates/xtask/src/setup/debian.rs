@@ -10,6 +10,11 @@ use crate::{paths, proc};
 /// Programs that the servers from npm lack and that tests and demo use.
 const CLIENT_PROGRAMS: [&str; 3] = ["psql", "pgbench", "pg_waldump"];
 
+/// The tests stop the program and starve it at chosen system calls, the bench asks for peak memory, and `zstd`
+/// proves that a stored object opens without walden. With the package of each.
+const TEST_PROGRAMS: [(&str, &str); 4] =
+    [("kill", "procps"), ("strace", "strace"), ("time", "time"), ("zstd", "zstd")];
+
 /// The account that runs the servers when the tests run as root.
 const SERVER_USER: &str = "postgres";
 
@@ -57,18 +62,10 @@ fn missing() -> Vec<&'static str> {
     if !proc::succeeds(Command::new("python3").args(["-c", "import venv, ensurepip"])) {
         packages.extend(["python3", "python3-venv"]);
     }
-    // The tests kill and starve the program at chosen system calls; the bench asks for peak memory. `zstd` proves
-    // that a stored object opens without walden.
-    for program in ["strace", "time", "zstd"] {
+    for (program, package) in TEST_PROGRAMS {
         if !proc::succeeds(Command::new("which").arg(program)) {
-            packages.push(program);
+            packages.push(package);
         }
-    }
-    if !proc::succeeds(Command::new("node").arg("--version")) {
-        packages.push("nodejs");
-    }
-    if !proc::succeeds(Command::new("npm").arg("--version")) {
-        packages.push("npm");
     }
     packages
 }
