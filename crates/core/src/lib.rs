@@ -6,6 +6,7 @@
 
 mod envelope;
 mod error;
+pub mod index;
 mod judge;
 mod layout;
 mod manifest;
@@ -28,14 +29,14 @@ pub use records::{
     Tablespace, Writer,
 };
 pub use recovery::{
-    BackupChoice, BackupRejection, PathStep, Reach, RecoveryAction, RecoveryPlan, RecoveryRequest,
-    RecoveryTarget, RecoveryWindow, Refusal, RefusalReason, RejectedBackup, RestorableBackup,
-    RestorableRange, SegmentNeeds, Setting, TargetTimeline, TimelineWindow, WindowGap, plan_recovery,
-    recovery_window,
+    BackupChoice, BackupRejection, ParameterMark, PathStep, Reach, RecordSpan, RecoveryAction, RecoveryPlan,
+    RecoveryRequest, RecoveryTarget, RecoveryWindow, Refusal, RefusalReason, RejectedBackup,
+    RestorableBackup, RestorableRange, RestorePointMark, SegmentDetail, SegmentEnd, SegmentNeeds, Setting,
+    TargetTimeline, TimelineWindow, TransactionEndMark, WindowGap, plan_recovery, recovery_window,
 };
 pub use sealed::{
     CODEC_ZSTD, HEADER_FRAME_BYTES_MAX, INDEX_BYTES_MAX, ObjectHeader, ObjectKind, SEALED_SCHEMA,
     SealedError, WalIdentity, decode_header_frame, decode_index_frame, encode_header_frame,
     encode_index_frame, encode_padded_header_frame,
 };
-pub use snapshot::{CatalogSnapshot, SegmentRun, Stray};
+pub use snapshot::{CatalogSnapshot, Listed, SegmentRun, Stray};

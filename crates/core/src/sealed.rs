@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 use walden_pg::{Lsn, SystemId, TimelineId, WalSegmentSize};
 
+use crate::index::SegmentSummary;
 use crate::layout::{Incarnation, ServerName};
 use crate::records::Writer;
 
@@ -59,6 +60,9 @@ pub struct WalIdentity {
     pub start_lsn: Lsn,
     /// The address after the segment's last byte.
     pub end_lsn: Lsn,
+    /// What is in it; absent when it was archived without being read as WAL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub summary: Option<SegmentSummary>,
 }
 
 /// The header of a sealed object: everything needed to know it without reading the rest.
@@ -316,6 +320,7 @@ mod tests {
                 segment_size: WalSegmentSize::new(16 << 20).unwrap(),
                 start_lsn: Lsn::new(0x300_0000),
                 end_lsn: Lsn::new(0x400_0000),
+                summary: None,
             }),
         }
     }

@@ -1,12 +1,14 @@
 //! What is in the archive of one incarnation, as far as its objects' names and the backups' records tell.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use walden_pg::{SegmentId, SegmentName, SegmentNumber, TimelineHistory, TimelineId};
 
+use crate::index::{LogSummary, SegmentSummary};
 use crate::layout::BackupId;
 use crate::records::{BackupRecord, IncarnationRecord};
+use crate::recovery::SegmentDetail;
 
 /// Consecutive segments of one timeline that are all in the archive, with the size of each in the store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -41,6 +43,15 @@ pub struct Stray {
     pub reason: String,
 }
 
+/// Which LOG directories of segments were listed object by object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listed {
+    /// All of them.
+    All,
+    /// These; of the others only [`CatalogSnapshot::logs`] tells.
+    Some(BTreeSet<(TimelineId, u32)>),
+}
+
 /// The archive of one incarnation at one moment: what planners decide over.
 #[derive(Debug, Clone)]
 pub struct CatalogSnapshot {
@@ -50,8 +61,19 @@ pub struct CatalogSnapshot {
     pub histories: BTreeMap<TimelineId, TimelineHistory>,
     /// History files that are there and can't be read, with what is wrong.
     pub damaged_histories: BTreeMap<TimelineId, String>,
+    /// Which directories [`Self::segments`] tells of.
+    pub listed: Listed,
     /// The segments found: for each timeline, runs in rising order that neither touch nor overlap.
     pub segments: BTreeMap<TimelineId, Vec<SegmentRun>>,
+    /// What rollups tell of LOG directories, by timeline and directory.
+    pub logs: BTreeMap<(TimelineId, u32), LogSummary>,
+    /// What segments hold, as far as it was asked for: all segments of a directory at once, see
+    /// [`Self::summarized`].
+    pub summaries: BTreeMap<SegmentId, SegmentSummary>,
+    /// The directories whose summaries were read. A segment of one that has none was archived without an index.
+    pub summarized: BTreeSet<(TimelineId, u32)>,
+    /// The records of segments, as far as they were asked for.
+    pub details: BTreeMap<SegmentId, SegmentDetail>,
     /// The partial segments found.
     pub partials: Vec<SegmentName>,
     /// The backups with a good commit record, oldest first.
@@ -73,7 +95,12 @@ impl CatalogSnapshot {
             histories: BTreeMap::new(),
             damaged_histories: BTreeMap::new(),
             unreadable_backups: BTreeMap::new(),
+            listed: Listed::All,
             segments: BTreeMap::new(),
+            logs: BTreeMap::new(),
+            summaries: BTreeMap::new(),
+            summarized: BTreeSet::new(),
+            details: BTreeMap::new(),
             partials: Vec::new(),
             backups: Vec::new(),
             unfinished_backups: Vec::new(),

@@ -415,6 +415,7 @@ impl WalFile {
             segment_size: facts.segment_size,
             start_lsn: facts.page_address,
             end_lsn: facts.page_address.saturating_add(facts.segment_size.bytes()),
+            summary: None,
         })
     }
 

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use crate::error::{Error, quoted};
 use crate::hex;
-use crate::serde_text::serde_as_text;
+use crate::serde_text::serde_as_text_or_number;
 
 /// A log sequence number: a byte position in the WAL of one timeline.
 ///
@@ -88,7 +88,7 @@ impl FromStr for Lsn {
     }
 }
 
-serde_as_text!(Lsn, "an LSN such as \"16/B374D848\"");
+serde_as_text_or_number!(Lsn, "an LSN such as \"16/B374D848\"");
 
 #[cfg(test)]
 mod tests {

@@ -1,5 +1,6 @@
 //! Planning a recovery: from a snapshot of the catalog and a request to a plan with its proof, or a refusal.
 
+mod detail;
 mod path;
 mod plan;
 mod request;
@@ -8,6 +9,9 @@ mod window;
 #[cfg(test)]
 mod tests;
 
+pub use detail::{
+    ParameterMark, RecordSpan, RestorePointMark, SegmentDetail, SegmentEnd, TransactionEndMark,
+};
 pub use path::PathStep;
 pub use plan::{
     BackupChoice, BackupRejection, Reach, RecoveryPlan, Refusal, RefusalReason, RejectedBackup, SegmentNeeds,

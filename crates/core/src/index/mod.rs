@@ -1,0 +1,16 @@
+//! The WAL index: what is known of a segment without reading it again, made in the pass that archives it.
+//!
+//! A [`SegmentSummary`] is in the sealed header, the rest of a [`SegmentIndex`] in the index frame, and a
+//! [`Rollup`] repeats the summaries of a whole LOG directory. All of it is derived from the segments.
+
+mod blocks;
+mod events;
+mod facts;
+mod rollup;
+mod segment_index;
+
+pub use blocks::{ForkBlocks, RelationFork, TouchedBlocks};
+pub use events::{Event, EventKind, NotableTransaction, RelationChange, RelationName, RelationOperation};
+pub use facts::{CommitMark, SegmentSummary, Straddler, TimeRange, WalFacts, WalFlags, XidRange, larger};
+pub use rollup::{LogSummary, NumberRange, Rollup, RollupEntry};
+pub use segment_index::{Carry, DamageNote, FRAGMENT_BYTES_MAX, Fragment, OpenTransaction, SegmentIndex};

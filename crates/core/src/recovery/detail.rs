@@ -1,0 +1,86 @@
+//! The records of one segment that decide where a recovery stops.
+
+use walden_pg::{Lsn, ParameterMaxima, PgTimestamp, SegmentId, WalLevel, Xid};
+
+/// Where a record begins, and the position after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RecordSpan {
+    /// Where it begins; in an earlier segment, if it began there.
+    pub start: Lsn,
+    /// The position after it, as PostgreSQL counts it.
+    pub end: Lsn,
+}
+
+/// A commit or an abort.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TransactionEndMark {
+    /// The record.
+    pub span: RecordSpan,
+    /// The transaction; for a prepared one its own id, for a rolled-back subtransaction the subtransaction's.
+    pub xid: Xid,
+    /// The time that recovery compares with a target time.
+    pub time: PgTimestamp,
+    /// True for a commit.
+    pub commit: bool,
+}
+
+/// A restore point.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestorePointMark {
+    /// The record.
+    pub span: RecordSpan,
+    /// Its name.
+    pub name: String,
+    /// When it was made.
+    pub time: PgTimestamp,
+}
+
+/// A change of the settings that recovery depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ParameterMark {
+    /// The record.
+    pub span: RecordSpan,
+    /// The settings; `None` when the record tells the level alone (checkpoints and recovery ends, from 17 on).
+    pub maxima: Option<ParameterMaxima>,
+    /// `wal_level`.
+    pub wal_level: WalLevel,
+}
+
+/// How the WAL in a segment ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SegmentEnd {
+    /// It goes on in the next segment.
+    GoesOn,
+    /// It was switched: it goes on at the start of the next segment.
+    Switched,
+    /// Nothing was written behind this position.
+    Ends(Lsn),
+    /// Recovery can't read on from here.
+    Damaged {
+        /// Where.
+        lsn: Lsn,
+        /// What is wrong.
+        what: String,
+    },
+}
+
+/// The records of one segment as recovery sees them: those that *end* in it, in the order of the WAL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SegmentDetail {
+    /// The segment.
+    pub segment: SegmentId,
+    /// Whether a record that reaches in from before was read whole, or none does. If not, it is missing here.
+    pub joined: bool,
+    /// All records.
+    pub records: Vec<RecordSpan>,
+    /// Commits and aborts.
+    pub ends: Vec<TransactionEndMark>,
+    /// Restore points.
+    pub restore_points: Vec<RestorePointMark>,
+    /// Changes of settings.
+    pub parameters: Vec<ParameterMark>,
+    /// Ends of online backups, with the position where the backup began.
+    pub backup_ends: Vec<(RecordSpan, Lsn)>,
+    /// How it ends.
+    pub end: SegmentEnd,
+}
