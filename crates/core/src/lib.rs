@@ -29,8 +29,8 @@ pub use records::{
     Tablespace, Writer,
 };
 pub use recovery::{
-    BackupChoice, BackupRejection, ParameterMark, PathStep, Reach, RecordSpan, RecoveryAction, RecoveryPlan,
-    RecoveryRequest, RecoveryTarget, RecoveryWindow, Refusal, RefusalReason, RejectedBackup,
+    BackupChoice, BackupRejection, Need, ParameterMark, PathStep, Reach, RecordSpan, RecoveryAction,
+    RecoveryPlan, RecoveryRequest, RecoveryTarget, RecoveryWindow, Refusal, RefusalReason, RejectedBackup,
     RestorableBackup, RestorableRange, RestorePointMark, SegmentDetail, SegmentEnd, SegmentNeeds, Setting,
     TargetTimeline, TimelineWindow, TransactionEndMark, WindowGap, plan_recovery, recovery_window,
 };

@@ -120,6 +120,15 @@ impl CatalogSnapshot {
         add_to_runs(self.segments.entry(id.timeline).or_default(), id.number, bytes);
     }
 
+    /// Adds the records of a segment. One that was read together with the segment before it is never replaced by
+    /// one that was not.
+    pub fn add_detail(&mut self, detail: SegmentDetail) {
+        let known = self.details.get(&detail.segment);
+        if known.is_none_or(|known| detail.joined || !known.joined) {
+            self.details.insert(detail.segment, detail);
+        }
+    }
+
     /// The size in the store of a segment, when it is in the archive.
     #[must_use]
     pub fn segment_bytes(&self, id: SegmentId) -> Option<u32> {

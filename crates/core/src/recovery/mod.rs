@@ -1,5 +1,6 @@
 //! Planning a recovery: from a snapshot of the catalog and a request to a plan with its proof, or a refusal.
 
+mod answer;
 mod detail;
 mod path;
 mod plan;
@@ -9,6 +10,7 @@ mod window;
 #[cfg(test)]
 mod tests;
 
+pub use answer::Need;
 pub use detail::{
     ParameterMark, RecordSpan, RestorePointMark, SegmentDetail, SegmentEnd, TransactionEndMark,
 };
