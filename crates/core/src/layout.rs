@@ -50,6 +50,25 @@ impl fmt::Display for ObjectKey {
     }
 }
 
+/// The key of an object that is derived from others: it may be lost or overwritten without harm. Only the layout makes
+/// one, so nothing else can ever be overwritten by its means.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DerivedKey(ObjectKey);
+
+impl DerivedKey {
+    /// The key, for reading.
+    #[must_use]
+    pub fn key(&self) -> &ObjectKey {
+        &self.0
+    }
+}
+
+impl fmt::Display for DerivedKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// The name that people give to one archived PostgreSQL server: 1 to 63 of `A-Z a-z 0-9 . _ -`, first a letter
 /// or digit.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -273,8 +292,15 @@ pub enum ArchiveObject {
     Marker,
     /// A file that PostgreSQL archived.
     File(ArchiveFileName),
-    /// A derived summary of one directory of segments.
-    Rollup,
+    /// The derived summary of one directory of segments.
+    Rollup {
+        /// The timeline.
+        timeline: TimelineId,
+        /// The directory: the middle eight digits of its segments' names.
+        log: u32,
+    },
+    /// The derived copy of the records of all backups.
+    BackupRollup,
     /// Part of a base backup.
     Backup(BackupId),
 }
@@ -314,6 +340,38 @@ impl IncarnationLayout {
     #[must_use]
     pub fn timeline_prefix(&self, timeline: TimelineId) -> String {
         format!("{}wal/{}/", self.prefix(), timeline.hex())
+    }
+
+    /// The prefix of one LOG directory of segments, which ends in `/`.
+    #[must_use]
+    pub fn log_prefix(&self, timeline: TimelineId, log: u32) -> String {
+        format!("{}{log:08X}/", self.timeline_prefix(timeline))
+    }
+
+    /// The timeline whose directory this prefix (as a listing by directory gives it, with or without its `/`) is.
+    #[must_use]
+    pub fn parse_timeline_prefix(&self, prefix: &str) -> Option<TimelineId> {
+        let digits = prefix.strip_prefix(&self.wal_prefix())?.trim_end_matches('/');
+        TimelineId::from_hex(digits).ok().filter(|timeline| timeline.hex() == digits)
+    }
+
+    /// The LOG directory of a timeline that this prefix (as a listing by directory gives it) is.
+    #[must_use]
+    pub fn parse_log_prefix(&self, timeline: TimelineId, prefix: &str) -> Option<u32> {
+        let digits = prefix.strip_prefix(&self.timeline_prefix(timeline))?.trim_end_matches('/');
+        u32::from_str_radix(digits, 16).ok().filter(|log| format!("{log:08X}") == digits)
+    }
+
+    /// The summary of one LOG directory of segments.
+    #[must_use]
+    pub fn rollup(&self, timeline: TimelineId, log: u32) -> DerivedKey {
+        DerivedKey(ObjectKey(format!("{}rollup", self.log_prefix(timeline, log))))
+    }
+
+    /// The copy of the records of all backups.
+    #[must_use]
+    pub fn backup_rollup(&self) -> DerivedKey {
+        DerivedKey(ObjectKey(format!("{}rollup", self.backups_prefix())))
     }
 
     /// The prefix of the history files, which ends in `/`.
@@ -362,12 +420,19 @@ impl IncarnationLayout {
             return Some(ArchiveObject::Marker);
         }
         if let Some(rest) = rest.strip_prefix("backup/") {
+            if rest == "rollup" {
+                return Some(ArchiveObject::BackupRollup);
+            }
             let (id, object) = rest.split_once('/')?;
             return (!object.is_empty()).then_some(ArchiveObject::Backup(id.parse().ok()?));
         }
         let (directory, file) = rest.rsplit_once('/')?;
-        if file == "rollup" && directory.starts_with("wal/") {
-            return Some(ArchiveObject::Rollup);
+        if file == "rollup" {
+            let (timeline, log) = directory.strip_prefix("wal/")?.split_once('/')?;
+            let timeline = TimelineId::from_hex(timeline).ok()?;
+            let log = u32::from_str_radix(log, 16).ok()?;
+            let own = self.rollup(timeline, log);
+            return (own.key().as_str() == key).then_some(ArchiveObject::Rollup { timeline, log });
         }
         let name: ArchiveFileName = file.strip_suffix(".zst")?.parse().ok()?;
         // A file counts only in its own place: a copy elsewhere is a stray.
@@ -445,6 +510,28 @@ mod tests {
     fn a_file_outside_its_place_is_a_stray() {
         let key = "main/7401234567890123456-17/wal/00000001/000000A1/00000002000000A1000000FE.zst";
         assert_eq!(layout().parse(key), None);
+    }
+
+    #[test]
+    fn derived_objects_have_one_place_each() {
+        let prefix = "main/7401234567890123456-17";
+        let timeline = TimelineId::new(2).unwrap();
+        let rollup = layout().rollup(timeline, 0xA1);
+        assert_eq!(rollup.to_string(), format!("{prefix}/wal/00000002/000000A1/rollup"));
+        let parsed = ArchiveObject::Rollup { timeline, log: 0xA1 };
+        assert_eq!(layout().parse(rollup.key().as_str()), Some(parsed));
+        let backups = layout().backup_rollup();
+        assert_eq!(backups.to_string(), format!("{prefix}/backup/rollup"));
+        assert_eq!(layout().parse(backups.key().as_str()), Some(ArchiveObject::BackupRollup));
+        for stray in
+            ["wal/rollup", "wal/00000002/rollup", "wal/2/000000a1/rollup", "wal/00000002/000000A1/x/rollup"]
+        {
+            assert_eq!(layout().parse(&format!("{prefix}/{stray}")), None, "{stray}");
+        }
+        let log = layout().log_prefix(timeline, 0xA1);
+        assert_eq!(layout().parse_log_prefix(timeline, &log), Some(0xA1));
+        assert_eq!(layout().parse_log_prefix(TimelineId::FIRST, &log), None);
+        assert_eq!(layout().parse_timeline_prefix(&layout().timeline_prefix(timeline)), Some(timeline));
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub use envelope::{EnvelopeError, RecordKind, decode_envelope, encode_envelope, 
 pub use error::{ErrorKind, NameError};
 pub use judge::{ArchiveVerdict, Incoming, SegmentFacts, SegmentFault, judge_archive};
 pub use layout::{
-    ArchiveObject, BackupId, BackupLayout, Incarnation, IncarnationLayout, ObjectKey, ServerLayout,
+    ArchiveObject, BackupId, BackupLayout, DerivedKey, Incarnation, IncarnationLayout, ObjectKey, ServerLayout,
     ServerName, repository_key,
 };
 pub use manifest::{Extent, FileEntry, ManifestEntry, ManifestHeader, ManifestPath, ManifestTotals};

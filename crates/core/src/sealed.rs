@@ -45,6 +45,10 @@ pub enum ObjectKind {
     Manifest,
     /// The names of databases, schemas and tables at a base backup.
     Names,
+    /// The derived summary of a LOG directory of segments.
+    Rollup,
+    /// The derived copy of the records of all backups.
+    BackupRollup,
 }
 
 /// The WAL facts of a sealed segment.

@@ -43,8 +43,8 @@ async fn list_wal(ctx: &Context, layout: &IncarnationLayout, snapshot: &mut Cata
                 snapshot.add_segment(name, object.bytes);
             }
             Some(ArchiveObject::File(ArchiveFileName::Partial(name))) => snapshot.partials.push(name),
-            Some(ArchiveObject::File(_) | ArchiveObject::Rollup) => {}
-            Some(ArchiveObject::Marker | ArchiveObject::Backup(_)) | None => {
+            Some(ArchiveObject::File(_) | ArchiveObject::Rollup { .. }) => {}
+            Some(ArchiveObject::Marker | ArchiveObject::Backup(_) | ArchiveObject::BackupRollup) | None => {
                 let reason = "nothing of this name belongs here".to_owned();
                 snapshot.strays.push(Stray { key: object.key, reason });
             }
@@ -118,6 +118,9 @@ async fn read_backups(
 ) -> Result<()> {
     let level = ctx.store.list_level(&layout.backups_prefix(), &ctx.listing_budget()).await?;
     for object in level.objects {
+        if layout.parse(&object.key) == Some(ArchiveObject::BackupRollup) {
+            continue;
+        }
         snapshot.strays.push(Stray { key: object.key, reason: "not a backup".to_owned() });
     }
     let reads = stream::iter(level.directories).map(async |prefix| read_backup(ctx, layout, prefix).await);
