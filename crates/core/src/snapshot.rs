@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 use walden_pg::{SegmentId, SegmentName, SegmentNumber, TimelineHistory, TimelineId};
 
-use crate::index::{LogSummary, SegmentSummary};
+use crate::index::{LogSummary, NumberRange, SegmentSummary};
 use crate::layout::BackupId;
 use crate::records::{BackupRecord, IncarnationRecord};
 use crate::recovery::SegmentDetail;
@@ -120,13 +120,51 @@ impl CatalogSnapshot {
         add_to_runs(self.segments.entry(id.timeline).or_default(), id.number, bytes);
     }
 
-    /// Adds the records of a segment. One that was read together with the segment before it is never replaced by
-    /// one that was not.
+    /// Adds the records of a segment. Those that were read from further back are never replaced.
     pub fn add_detail(&mut self, detail: SegmentDetail) {
         let known = self.details.get(&detail.segment);
-        if known.is_none_or(|known| detail.joined || !known.joined) {
+        if known.is_none_or(|known| detail.read_from <= known.read_from) {
             self.details.insert(detail.segment, detail);
         }
+    }
+
+    /// Whether the directory was listed object by object.
+    #[must_use]
+    pub fn is_listed(&self, timeline: TimelineId, log: u32) -> bool {
+        match &self.listed {
+            Listed::All => true,
+            Listed::Some(listed) => listed.contains(&(timeline, log)),
+        }
+    }
+
+    /// Whether a segment is in the archive: by the listing of its directory, else by the word of a rollup.
+    #[must_use]
+    pub fn has_segment(&self, id: SegmentId) -> bool {
+        let log = id.name(self.incarnation.segment_size).log();
+        if self.is_listed(id.timeline, log) {
+            return self.segment_bytes(id).is_some();
+        }
+        let Some(summary) = self.logs.get(&(id.timeline, log)) else { return false };
+        summary.present.iter().any(|range| range.contains(id.number))
+    }
+
+    /// Whether all segments from the first to the last were listed.
+    #[must_use]
+    pub fn holds_all(&self, timeline: TimelineId, first: SegmentNumber, last: SegmentNumber) -> bool {
+        let runs = self.segments.get(&timeline).map(Vec::as_slice).unwrap_or_default();
+        let after = runs.partition_point(|run| run.first <= first);
+        after.checked_sub(1).and_then(|at| runs.get(at)).is_some_and(|run| run.last() >= last)
+    }
+
+    /// The newest segment of a timeline, by listing or by the word of a rollup.
+    #[must_use]
+    pub fn last_known_segment(&self, timeline: TimelineId) -> Option<SegmentNumber> {
+        let directories = self.logs.range((timeline, 0)..=(timeline, u32::MAX));
+        let told = directories.rev().find_map(|((_, log), summary)| {
+            let told = summary.present.last().filter(|_| !self.is_listed(timeline, *log));
+            told.map(NumberRange::last)
+        });
+        self.last_segment(timeline).max(told)
     }
 
     /// The size in the store of a segment, when it is in the archive.

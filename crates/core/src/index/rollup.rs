@@ -29,6 +29,20 @@ pub struct NumberRange {
     pub count: u32,
 }
 
+impl NumberRange {
+    /// The last.
+    #[must_use]
+    pub fn last(&self) -> SegmentNumber {
+        SegmentNumber::new(self.first.get() + u64::from(self.count).saturating_sub(1))
+    }
+
+    /// Whether a segment is among them.
+    #[must_use]
+    pub fn contains(&self, number: SegmentNumber) -> bool {
+        (self.first..=self.last()).contains(&number)
+    }
+}
+
 /// A whole LOG directory in a few numbers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogSummary {

@@ -8,6 +8,9 @@ use super::path::PathStep;
 use super::request::RecoveryRequest;
 use crate::layout::{BackupId, Incarnation, ServerName};
 
+/// Most missing segments that a plan or a refusal lists by name; the count is always exact.
+const MISSING_LISTED_MAX: usize = 100;
+
 /// The backup that a plan starts from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct BackupChoice {
@@ -297,6 +300,15 @@ pub struct Refusal {
     pub rejected: Vec<RejectedBackup>,
 }
 
+impl SegmentNeeds {
+    pub(super) fn add_missing(&mut self, name: SegmentName) {
+        self.missing_count += 1;
+        if self.missing.len() < MISSING_LISTED_MAX {
+            self.missing.push(name);
+        }
+    }
+}
+
 impl Refusal {
     pub(super) fn new(reason: RefusalReason, message: impl Into<String>) -> Self {
         let message = message.into();
@@ -332,8 +344,9 @@ pub enum Need {
         /// The directory.
         log: u32,
     },
-    /// The records of consecutive segments of a path, read in this order, all but the first joined to the one
-    /// before: through [`CatalogSnapshot::add_detail`](crate::CatalogSnapshot::add_detail).
+    /// The records of the last of these consecutive segments of a path. The ones before it are read first, in this
+    /// order and by one scanner, so that a record which reaches in is whole; their own records are not asked for.
+    /// Through [`CatalogSnapshot::add_detail`](crate::CatalogSnapshot::add_detail).
     Details {
         /// The segments.
         path: Vec<SegmentId>,

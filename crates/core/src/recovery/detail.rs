@@ -1,6 +1,8 @@
 //! The records of one segment that decide where a recovery stops.
 
-use walden_pg::{Lsn, ParameterMaxima, PgTimestamp, SegmentId, WalLevel, Xid};
+use walden_pg::{Lsn, ParameterMaxima, PgTimestamp, SegmentId, SegmentNumber, WalLevel, Xid};
+
+use crate::index::CommitMark;
 
 /// Where a record begins, and the position after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,6 +24,14 @@ pub struct TransactionEndMark {
     pub time: PgTimestamp,
     /// True for a commit.
     pub commit: bool,
+}
+
+impl TransactionEndMark {
+    /// The transaction, its time and its place.
+    #[must_use]
+    pub fn mark(&self) -> CommitMark {
+        CommitMark { lsn: self.span.start, xid: self.xid, time: self.time }
+    }
 }
 
 /// A restore point.
@@ -69,6 +79,9 @@ pub enum SegmentEnd {
 pub struct SegmentDetail {
     /// The segment.
     pub segment: SegmentId,
+    /// The first segment that was read for it: this one, or one before it on the path, so that a record which
+    /// reaches in is read whole.
+    pub read_from: SegmentNumber,
     /// Whether a record that reaches in from before was read whole, or none does. If not, it is missing here.
     pub joined: bool,
     /// All records.
