@@ -324,10 +324,14 @@ fn retried(failure: Failure) -> Failure {
 }
 
 fn put_error(failure: Failure, tries: u32, store: &Store, key: &ObjectKey) -> StoreError {
-    // Where nothing can be put, it is not the object that is missing.
+    of_a_put(failure).into_error("write the object", tries, store.url(), key.as_str())
+}
+
+/// Where nothing can be put, it is not the object that is missing.
+pub(crate) fn of_a_put(failure: Failure) -> Failure {
     let class = match failure.class {
         FailureClass::Missing => FailureClass::BucketMissing,
         class => class,
     };
-    Failure { class, ..failure }.into_error("write the object", tries, store.url(), key.as_str())
+    Failure { class, ..failure }
 }

@@ -4,11 +4,13 @@
 //! - [`Store::create_once`] writes under a name that must be free, and settles every doubt by looking.
 //! - [`Store::get`], [`Store::get_range`], [`Store::reader`] and [`Store::fetch_sealed`] read with every length and
 //!   hash checked; [`Store::prove_visible`] turns "not found" into "absent".
+//! - [`Store::get_index`] reads an object's index alone, and [`Store::replace_derived`] writes the only objects that may
+//!   be overwritten.
 //! - [`Sealer`] and [`Unsealer`] make and open sealed objects.
 //! - [`RetryBudget`] is the one deadline for an operation and its repetitions; [`Store::counters`] say what it cost.
 //! - [`Store::probe`] finds out what a store really does.
 //!
-//! What holds: nothing is overwritten; nothing is reported as stored before the store has it durably; nothing is
+//! What holds: nothing is overwritten but what is derived from the rest; nothing is reported as stored before the store has it durably; nothing is
 //! reported as absent on the word of one "not found"; no length from outside decides how much memory is taken; no
 //! secret gets into a message, a log or a `Debug`.
 
@@ -18,6 +20,7 @@ mod budget;
 mod config;
 mod counters;
 mod create;
+mod derived;
 mod environment;
 mod error;
 mod failure;
@@ -40,6 +43,7 @@ pub use config::{
 };
 pub use counters::{CounterSnapshot, Counters, Operation, OperationCount};
 pub use create::{CreateOutcome, Existing};
+pub use derived::IndexRead;
 pub use environment::Environment;
 pub use error::{Cause, Place, StoreError};
 pub use list::{Level, Listed};
@@ -49,5 +53,7 @@ pub use seal::{
     CompressionLevel, FrameExtent, HeaderFields, IdentityHash, SealError, SealedObject, Sealer, seal_bytes,
 };
 pub use store::Store;
-pub use unseal::{EXTENT_BYTES_MAX, Expected, UnsealError, Unsealed, Unsealer, open_extent, open_sealed};
+pub use unseal::{
+    EXTENT_BYTES_MAX, Expected, UnsealError, Unsealed, Unsealer, open_extent, open_index, open_sealed,
+};
 pub use url::{PREFIX_BYTES_MAX, Scheme, StoreUrl};

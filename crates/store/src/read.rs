@@ -157,7 +157,7 @@ impl Store {
     }
 
     /// Reads what there is of a range that begins inside of the object.
-    async fn read_range(
+    pub(crate) async fn read_range(
         &self,
         key: &ObjectKey,
         range: Range<u64>,

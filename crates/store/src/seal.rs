@@ -6,14 +6,17 @@
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use walden_core::{
-    CODEC_ZSTD, Incarnation, ObjectHeader, ObjectKind, SEALED_SCHEMA, SealedError, ServerName, WalIdentity,
-    Writer, decode_header_frame, encode_header_frame, encode_index_frame,
+    CODEC_ZSTD, INDEX_BYTES_MAX, Incarnation, ObjectHeader, ObjectKind, SEALED_SCHEMA, SealedError,
+    ServerName, WalIdentity, Writer, decode_header_frame, encode_header_frame, encode_index_frame,
 };
 use zstd::zstd_safe::zstd_sys::ZSTD_EndDirective;
 use zstd::zstd_safe::{CCtx, CParameter, InBuffer, OutBuffer, ResetDirective, get_error_name};
 
 /// Size of one chunk of compressed bytes.
 const CHUNK_BYTES: usize = 256 << 10;
+
+/// How hard indexes are compressed: they are small beside what they are of.
+const INDEX_LEVEL: i32 = 3;
 
 /// How hard to compress: -7 (fastest) to 19. Above 19 a reader would need more memory than `zstd -d` grants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -294,7 +297,8 @@ impl Sealer {
         self.stored_bytes + self.current.len() as u64
     }
 
-    /// Closes the object. The sealer is then ready for [`Self::start`].
+    /// Closes the object, with its index if it has one; that is compressed here. The sealer is then ready for
+    /// [`Self::start`].
     ///
     /// # Errors
     /// [`SealError::Order`] inside of a frame, [`SealError::Format`] when header or index are too large.
@@ -303,7 +307,7 @@ impl Sealer {
             return Err(SealError::Order);
         }
         self.flush_chunk();
-        let index = index.map(encode_index_frame).transpose()?.unwrap_or_default();
+        let index = index.map(index_frame).transpose()?.unwrap_or_default();
         let hex = |hash: &mut Sha256| hex(&hash.finalize_reset());
         let header = ObjectHeader {
             schema: SEALED_SCHEMA,
@@ -355,6 +359,24 @@ impl Sealer {
         self.stored_bytes += chunk.len() as u64;
         self.chunks.push(chunk);
     }
+}
+
+fn index_frame(plain: &[u8]) -> Result<Vec<u8>, SealError> {
+    if plain.len() > INDEX_BYTES_MAX {
+        let too_large = SealedError::TooLarge { frame: "index", bytes: plain.len(), max: INDEX_BYTES_MAX };
+        return Err(SealError::Format(too_large));
+    }
+    Ok(encode_index_frame(&compress_index(plain)?)?)
+}
+
+/// The content of an index frame: one zstd frame with content size and checksum.
+pub(crate) fn compress_index(plain: &[u8]) -> Result<Vec<u8>, SealError> {
+    let mut context = CCtx::try_create().ok_or(SealError::Zstd { reason: "no memory" })?;
+    context.set_parameter(CParameter::ChecksumFlag(true)).map_err(zstd_error)?;
+    context.set_parameter(CParameter::CompressionLevel(INDEX_LEVEL)).map_err(zstd_error)?;
+    let mut compressed = Vec::with_capacity(zstd::zstd_safe::compress_bound(plain.len()));
+    context.compress2(&mut compressed, plain).map_err(zstd_error)?;
+    Ok(compressed)
 }
 
 /// Seals `plain` as one frame.

@@ -17,7 +17,7 @@ const WINDOW_LOG_MAX: u32 = 27;
 /// How much is decompressed at once.
 const OUTPUT_BYTES: usize = 128 << 10;
 /// The index frame has a header of its own.
-const INDEX_FRAME_BYTES_MAX: u64 = INDEX_BYTES_MAX as u64 + 64;
+pub(crate) const INDEX_FRAME_BYTES_MAX: u64 = INDEX_BYTES_MAX as u64 + 64;
 /// One extent of a pack is never larger, in plain bytes.
 pub const EXTENT_BYTES_MAX: u64 = 64 << 20;
 
@@ -108,8 +108,9 @@ pub struct Expected<'a> {
 pub struct Unsealed<W> {
     /// Its header.
     pub header: ObjectHeader,
-    /// The content of its index, if it has one.
-    pub index: Option<Vec<u8>>,
+    /// What its index frame holds, if it has one: for [`open_index`]. A damaged one spoils nothing else, because the
+    /// contents have a hash of their own.
+    pub index: Option<Result<Vec<u8>, SealedError>>,
     /// What the plain bytes were written to.
     pub plain: W,
 }
@@ -128,7 +129,7 @@ pub struct Unsealer<W> {
     max_plain_bytes: u64,
     stage: Stage,
     header: Option<ObjectHeader>,
-    index: Option<Vec<u8>>,
+    index: Option<Result<Vec<u8>, SealedError>>,
     context: DCtx<'static>,
     output: Vec<u8>,
     inside_frame: bool,
@@ -208,7 +209,7 @@ impl<W: Write> Unsealer<W> {
                     buffer.extend_from_slice(taken);
                     *left -= now as u64;
                     if *left == 0 {
-                        self.index = Some(decode_index_frame(buffer)?.to_vec());
+                        self.index = Some(decode_index_frame(buffer).map(<[u8]>::to_vec));
                         self.stage = Stage::End;
                     }
                     rest
@@ -349,6 +350,22 @@ pub fn open_sealed(bytes: &[u8], expected: Expected<'_>) -> Result<Unsealed<Vec<
     unsealer.finish()
 }
 
+/// Decompresses what an index frame holds.
+///
+/// # Errors
+/// [`UnsealError::TooLarge`] when it would be longer than any index, [`UnsealError::Zstd`] and
+/// [`UnsealError::Length`].
+pub fn open_index(content: &[u8]) -> Result<Vec<u8>, UnsealError> {
+    let bytes = match zstd::zstd_safe::get_frame_content_size(content) {
+        Ok(Some(bytes)) => bytes,
+        _ => return Err(UnsealError::Zstd { reason: "the index is not a frame that tells its length" }),
+    };
+    if bytes > INDEX_BYTES_MAX as u64 {
+        return Err(UnsealError::TooLarge { what: "index", bytes, max: INDEX_BYTES_MAX as u64 });
+    }
+    open_extent(content, bytes)
+}
+
 /// Decompresses one extent of a pack, one frame that holds exactly `plain_bytes`; its hash is for the caller to
 /// check against the manifest.
 ///
@@ -436,7 +453,7 @@ mod tests {
             let opened = open_sealed(&object.to_vec(), expected()).unwrap();
             assert!(opened.plain == plain, "{bytes}");
             assert_eq!(&opened.header, object.header());
-            assert_eq!(opened.index.as_deref(), Some(&b"index"[..]));
+            assert_eq!(open_index(&opened.index.unwrap().unwrap()).unwrap(), b"index");
         }
     }
 
@@ -535,14 +552,19 @@ mod tests {
             let object =
                 seal_bytes(CompressionLevel::DEFAULT, identity, fields(), &plain, Some(b"i")).unwrap();
             let bytes = object.to_vec();
+            let index_at = bytes.len() - usize::try_from(object.header().index_bytes).unwrap();
             for at in 0..bytes.len() * 8 {
                 let mut flipped = bytes.clone();
                 flipped[at / 8] ^= 1 << (at % 8);
                 match open_sealed(&flipped, expected()) {
                     Err(_) => {}
+                    Ok(opened) if opened.index.as_ref().is_some_and(Result::is_err) => {
+                        assert!(at / 8 >= index_at && opened.plain == plain, "bit {at}");
+                    }
                     // A zstd frame has a few bits without meaning, which only a hash of the frames can see.
                     Ok(opened) => {
                         assert!(identity == IdentityHash::Plain && opened.plain == plain, "bit {at}");
+                        assert!(at / 8 < index_at, "bit {at}");
                     }
                 }
             }
@@ -565,6 +587,7 @@ mod tests {
             let bytes = seal(b"some plain bytes", None).to_vec();
             let _ = open_sealed(&[&bytes[..keep.min(bytes.len())], &tail].concat(), expected());
             let _ = open_extent(&tail, 100);
+            let _ = open_index(&tail);
         }
     }
 }

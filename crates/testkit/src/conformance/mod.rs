@@ -4,6 +4,7 @@
 //! the local directory and on all stores of the test bench; `WALDEN_TEST_URL` points it at a real bucket.
 
 mod create;
+mod derived;
 mod list;
 mod read;
 
@@ -135,6 +136,9 @@ fn checks() -> Vec<Check> {
         check!(read::size_limits_hold),
         check!(read::absence_is_proved_by_the_marker),
         check!(read::a_wrong_name_is_not_the_object),
+        check!(derived::indexes_are_read_alone),
+        check!(derived::a_wrong_length_is_no_index),
+        check!(derived::derived_objects_are_replaced),
         check!(list::listings_are_complete_and_in_order),
         check!(list::a_level_has_directories_and_objects),
         check!(list::prefixes_are_whole_parts),
