@@ -356,9 +356,8 @@ pub fn open_sealed(bytes: &[u8], expected: Expected<'_>) -> Result<Unsealed<Vec<
 /// [`UnsealError::TooLarge`] when it would be longer than any index, [`UnsealError::Zstd`] and
 /// [`UnsealError::Length`].
 pub fn open_index(content: &[u8]) -> Result<Vec<u8>, UnsealError> {
-    let bytes = match zstd::zstd_safe::get_frame_content_size(content) {
-        Ok(Some(bytes)) => bytes,
-        _ => return Err(UnsealError::Zstd { reason: "the index is not a frame that tells its length" }),
+    let Ok(Some(bytes)) = zstd::zstd_safe::get_frame_content_size(content) else {
+        return Err(UnsealError::Zstd { reason: "the index is not a frame that tells its length" });
     };
     if bytes > INDEX_BYTES_MAX as u64 {
         return Err(UnsealError::TooLarge { what: "index", bytes, max: INDEX_BYTES_MAX as u64 });
