@@ -13,6 +13,7 @@ mod outcome;
 mod page;
 mod record;
 mod scanner;
+mod whole;
 
 pub use decode::Payload;
 pub use fault::Fault;
@@ -20,4 +21,5 @@ pub use items::{BlockImage, BlockRef, ImageCompression};
 pub use outcome::{Damage, Overwritten, PendingRecord, SegmentOutcome, Stop};
 pub use page::{PageFlags, PageHeader, SegmentHeader};
 pub use record::{Record, RecordHeader, ResourceManager};
-pub use scanner::{OnDamage, WalScanner, WalScannerOptions};
+pub use scanner::{OnDamage, PendingBytes, WalScanner, WalScannerOptions};
+pub use whole::decode_record;

@@ -48,6 +48,15 @@ impl Assembly {
         self.add(bytes);
     }
 
+    /// Goes on with a record of which `have` bytes were seen elsewhere, and `bytes` kept; `crc_of_rest`
+    /// covers all those behind the header.
+    pub(crate) fn restore(&mut self, (lsn, total, have): (Lsn, u32, u32), bytes: &[u8], crc_of_rest: u32) {
+        self.begin(lsn, TimelineId::FIRST, total, &[]);
+        self.kept.extend_from_slice(bytes.get(..self.limit).unwrap_or(bytes));
+        self.have = have;
+        self.crc_of_rest = crc_of_rest;
+    }
+
     /// Adds bytes, which must not be more than [`Assembly::missing`].
     pub(crate) fn add(&mut self, bytes: &[u8]) {
         let had = self.have as usize;
@@ -55,7 +64,9 @@ impl Assembly {
         if let Some(rest) = bytes.get(behind_header..) {
             self.crc_of_rest = crc32c::crc32c_append(self.crc_of_rest, rest);
         }
-        let room = self.limit.saturating_sub(self.kept.len()).min(bytes.len());
+        // Nothing is kept behind bytes that were not.
+        let limit = if self.kept.len() == had { self.limit } else { 0 };
+        let room = limit.saturating_sub(self.kept.len()).min(bytes.len());
         self.kept.extend_from_slice(bytes.get(..room).unwrap_or_default());
         // A piece is at most a page long.
         self.have = self.have.saturating_add(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
@@ -79,6 +90,11 @@ impl Assembly {
     /// The CRC-32C of the bytes behind the header.
     pub(crate) const fn crc_of_rest(&self) -> u32 {
         self.crc_of_rest
+    }
+
+    /// The first of the bytes that were seen, as many as are kept.
+    pub(crate) fn kept(&self) -> &[u8] {
+        &self.kept
     }
 
     /// Takes the kept bytes out; give them back with [`Assembly::put_back`] to use their memory again.

@@ -84,6 +84,9 @@ pub struct SegmentOutcome {
     /// The bytes that belong to a record whose beginning was not seen: at the start of a segment that was
     /// not joined, and after damage.
     pub skipped_head: u32,
+    /// Of those, the bytes at the segment's start; all of them belong to one record. What they are tells
+    /// [`WalScanner::head_bytes`](super::WalScanner::head_bytes).
+    pub head: u32,
     /// How many records were read whole.
     pub records: u64,
     /// Where the first of them begins; in the segment before, if it began there.
@@ -117,6 +120,7 @@ impl SegmentOutcome {
             header: None,
             joined,
             skipped_head: 0,
+            head: 0,
             records: 0,
             first_record: None,
             last_record: None,

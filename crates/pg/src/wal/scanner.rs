@@ -19,6 +19,11 @@ use crate::wal::outcome::{Damage, Overwritten, PendingRecord, SegmentOutcome, St
 use crate::wal::page::{PageHeader, SegmentHeader};
 use crate::wal::record::{Record, RecordHeader, check_crc, check_header, check_length};
 
+mod resume;
+
+pub use resume::PendingBytes;
+use resume::Proof;
+
 /// What to do at a damaged place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnDamage {
@@ -45,6 +50,9 @@ pub struct WalScannerOptions {
     /// Of a record longer than this only the beginning is handed out, in bytes. Its checksum is checked
     /// all the same. At least 4 KiB are always kept.
     pub max_kept_bytes: usize,
+    /// Of a record that reaches into a segment which was not joined, so many bytes are kept for
+    /// [`WalScanner::head_bytes`].
+    pub max_head_bytes: usize,
 }
 
 impl WalScannerOptions {
@@ -60,6 +68,7 @@ impl WalScannerOptions {
             major: None,
             on_damage: OnDamage::Stop,
             max_kept_bytes: Self::DEFAULT_MAX_KEPT_BYTES,
+            max_head_bytes: 0,
         }
     }
 }
@@ -114,6 +123,10 @@ pub struct WalScanner {
     /// The beginning of a page whose rest has not been fed yet.
     partial_page: Vec<u8>,
     assembly: Assembly,
+    /// Whether the state comes from elsewhere, and was found to be true.
+    proof: Proof,
+    /// The beginning of the bytes of a record that reaches into the segment.
+    head: Vec<u8>,
     items: Items,
     current: Option<Current>,
 }
@@ -172,6 +185,8 @@ impl WalScanner {
             page_size: None,
             partial_page: Vec::new(),
             assembly: Assembly::new(options.max_kept_bytes),
+            proof: Proof::Seen,
+            head: Vec::new(),
             items: Items::default(),
             current: None,
             options,
@@ -202,12 +217,17 @@ impl WalScanner {
         let size = self.options.segment_size;
         let number = name.id(size)?.number;
         let unfinished = self.current.take().is_some();
-        let joined = !unfinished && self.next_segment == Some(number);
-        if !joined {
-            self.mode = Mode::Cold;
-            self.previous = None;
+        let follows = !unfinished && self.next_segment == Some(number);
+        if !follows {
+            self.forget();
             self.page_timeline = None;
         }
+        let joined = match self.mode {
+            Mode::Assembling => true,
+            Mode::Records => self.previous.is_some(),
+            _ => false,
+        };
+        self.head.clear();
         self.position = size.start_of(number);
         self.next_segment = None;
         self.page_size = None;
@@ -249,6 +269,10 @@ impl WalScanner {
             self.read_page(&page, &mut pass);
         }
         let mut current = pass.current;
+        if current.outcome.joined {
+            current.outcome.head = 0;
+            self.head.clear();
+        }
         current.outcome.stop = match std::mem::replace(&mut self.mode, Mode::Cold) {
             Mode::Stopped(damage) | Mode::Doubtful(damage) => Stop::Corrupt(damage),
             Mode::Ended(stop) => stop,
@@ -364,10 +388,16 @@ impl WalScanner {
             OnDamage::Resync => {
                 pass.current.outcome.pending = None;
                 pass.current.outcome.note(damage);
-                self.mode = Mode::Cold;
-                self.previous = None;
+                self.forget();
             }
         }
+    }
+
+    /// Knows nothing any more of what came before.
+    fn forget(&mut self) {
+        self.mode = Mode::Cold;
+        self.previous = None;
+        self.proof = Proof::Seen;
     }
 
     /// Goes on behind a record that is damaged within, where the options allow it. If its length is
@@ -455,7 +485,7 @@ impl WalScanner {
             && let Some(total) = rest.first_chunk().map(|bytes| u32::from_le_bytes(*bytes))
         {
             let lsn = address.saturating_add(at as u64);
-            let parsed = self.check_start(lsn, total, rest)?;
+            let parsed = self.check_start(lsn, total, rest, pass)?;
             let length = total as usize;
             let (Some(bytes), Some(parsed)) = (rest.get(..length), parsed) else {
                 self.assembly.begin(lsn, header.timeline, total, rest);
@@ -483,12 +513,23 @@ impl WalScanner {
 
     /// Checks what is at the place where a record should begin, as far as it is on this page.
     #[inline]
-    fn check_start(&self, lsn: Lsn, total: u32, rest: &[u8]) -> Result<Option<RecordHeader>, Halt> {
+    fn check_start(
+        &mut self,
+        lsn: Lsn,
+        total: u32,
+        rest: &[u8],
+        pass: &mut Pass<'_>,
+    ) -> Result<Option<RecordHeader>, Halt> {
         let parsed = rest.first_chunk().map(RecordHeader::parse);
-        let checked = match (&parsed, self.major) {
+        let mut checked = match (&parsed, self.major) {
             (Some(header), Some(major)) => check_header(header, lsn, self.previous, major),
             _ => check_length(total),
         };
+        if self.proof != Proof::Seen
+            && let (Some(header), Some(major)) = (&parsed, self.major)
+        {
+            checked = self.check_resumed_link(checked, (header, lsn, major), pass);
+        }
         let Err(fault) = checked else { return Ok(parsed) };
         if total == 0 && rest.iter().all(|&byte| byte == 0) {
             return Err(Halt::End(Stop::ZeroTail { lsn }));
@@ -510,26 +551,32 @@ impl WalScanner {
         pass: &mut Pass<'_>,
     ) -> Result<Option<usize>, Halt> {
         let body = header.size();
+        self.check_resumed_page(header, pass);
         let outcome = &mut pass.current.outcome;
         let Some(expected) = self.expected_continuation(address, header, outcome)? else {
             return Ok(Some(body));
         };
         let available = page.get(body..).unwrap_or_default();
         let piece = available.get(..expected as usize).unwrap_or(available);
+        // A piece is at most a page long.
+        let length = u32::try_from(piece.len()).unwrap_or(u32::MAX);
         if self.mode == Mode::Assembling {
+            if self.proof != Proof::Seen {
+                self.keep_head(piece, length, pass);
+            }
             self.assembly.add(piece);
         } else {
-            // A piece is at most a page long.
-            let length = u32::try_from(piece.len()).unwrap_or(u32::MAX);
             outcome.skipped_head = outcome.skipped_head.saturating_add(length);
             self.mode = Mode::SkippingHead { missing: expected.saturating_sub(length) };
+            self.keep_head(piece, length, pass);
         }
         if piece.len() < expected as usize {
             return Ok(None);
         }
         let at = (body + piece.len()).next_multiple_of(8);
         if self.mode == Mode::Assembling {
-            self.deliver_assembled(address.saturating_add(at as u64), pass)?;
+            let delivered = self.deliver_assembled(address.saturating_add(at as u64), pass);
+            self.judge_resumed(delivered, pass)?;
         }
         Ok(Some(at))
     }
@@ -585,6 +632,10 @@ impl WalScanner {
         let checked =
             check_crc(&header, bytes, crc_of_rest).and_then(|()| self.items.parse(bytes, &header, major));
         if let Err(fault) = checked {
+            // Of a record that another process began, it is not known which part of it is wrong.
+            if self.proof != Proof::Seen {
+                return Err(broken(lsn, fault));
+            }
             return self.pass_over(Damage { lsn, fault }, pass);
         }
         if header.is_switch() {
