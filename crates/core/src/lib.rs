@@ -19,8 +19,8 @@ pub use envelope::{EnvelopeError, RecordKind, decode_envelope, encode_envelope, 
 pub use error::{ErrorKind, NameError};
 pub use judge::{ArchiveVerdict, Incoming, SegmentFacts, SegmentFault, judge_archive};
 pub use layout::{
-    ArchiveObject, BackupId, BackupLayout, DerivedKey, Incarnation, IncarnationLayout, ObjectKey, ServerLayout,
-    ServerName, repository_key,
+    ArchiveObject, BackupId, BackupLayout, DerivedKey, Incarnation, IncarnationLayout, ObjectKey,
+    ServerLayout, ServerName, repository_key,
 };
 pub use manifest::{Extent, FileEntry, ManifestEntry, ManifestHeader, ManifestPath, ManifestTotals};
 pub use records::{
@@ -29,10 +29,11 @@ pub use records::{
     Tablespace, Writer,
 };
 pub use recovery::{
-    BackupChoice, BackupRejection, Need, ParameterMark, PathStep, Reach, RecordSpan, RecoveryAction,
-    RecoveryPlan, RecoveryRequest, RecoveryTarget, RecoveryWindow, Refusal, RefusalReason, RejectedBackup,
-    RestorableBackup, RestorableRange, RestorePointMark, SegmentDetail, SegmentEnd, SegmentNeeds, Setting,
-    TargetTimeline, TimelineWindow, TransactionEndMark, WindowGap, plan_recovery, recovery_window,
+    BackupChoice, BackupRejection, Commit, Estimate, Moment, Need, ParameterMark, PathStep, Planning,
+    RecordSpan, RecoveryAction, RecoveryPlan, RecoveryRates, RecoveryRequest, RecoveryTarget, RecoveryWindow,
+    Refusal, RefusalReason, RejectedBackup, RestorableBackup, RestorableRange, RestorePointMark,
+    SegmentDetail, SegmentEnd, SegmentNeeds, Setting, Stop, StopKind, TargetTimeline, TimelineWindow,
+    TransactionEndMark, WindowGap, Windowing, plan_recovery, recovery_window,
 };
 pub use sealed::{
     CODEC_ZSTD, HEADER_FRAME_BYTES_MAX, INDEX_BYTES_MAX, ObjectHeader, ObjectKind, SEALED_SCHEMA,

@@ -181,6 +181,35 @@ impl CatalogSnapshot {
         Some(self.segments.get(&timeline)?.last()?.last())
     }
 
+    /// The newest timeline of which anything is in the archive, a damaged history included.
+    #[must_use]
+    pub fn newest_timeline(&self) -> Option<TimelineId> {
+        let told = self.logs.keys().map(|(timeline, _)| timeline).next_back();
+        let known = self.segments.keys().chain(self.histories.keys()).chain(self.damaged_histories.keys());
+        known.chain(told).copied().max()
+    }
+
+    /// The segments of a timeline that are there, by listing and by the word of rollups: ranges in rising order
+    /// that neither touch nor overlap.
+    #[must_use]
+    pub fn present(&self, timeline: TimelineId) -> Vec<(SegmentNumber, SegmentNumber)> {
+        let runs = self.segments.get(&timeline).map(Vec::as_slice).unwrap_or_default();
+        let mut ranges: Vec<(SegmentNumber, SegmentNumber)> =
+            runs.iter().map(|run| (run.first, run.last())).collect();
+        let logs = self.logs.range((timeline, 0)..=(timeline, u32::MAX));
+        let told = logs.filter(|((_, log), _)| !self.is_listed(timeline, *log));
+        ranges.extend(told.flat_map(|(_, log)| log.present.iter().map(|range| (range.first, range.last()))));
+        ranges.sort_unstable();
+        let mut joined: Vec<(SegmentNumber, SegmentNumber)> = Vec::new();
+        for (first, last) in ranges {
+            match joined.last_mut() {
+                Some(before) if first <= before.1.next() => before.1 = before.1.max(last),
+                _ => joined.push((first, last)),
+            }
+        }
+        joined
+    }
+
     /// A backup by its name.
     #[must_use]
     pub fn backup(&self, id: &BackupId) -> Option<&BackupRecord> {
@@ -192,6 +221,7 @@ impl CatalogSnapshot {
     pub fn timelines(&self) -> Vec<TimelineId> {
         let mut timelines: Vec<TimelineId> =
             self.segments.keys().chain(self.histories.keys()).copied().collect();
+        timelines.extend(self.logs.keys().map(|(timeline, _)| *timeline));
         timelines.extend(self.backups.iter().map(|backup| backup.timeline));
         timelines.sort_unstable();
         timelines.dedup();

@@ -4,22 +4,27 @@ mod answer;
 mod detail;
 mod path;
 mod plan;
+mod refuse;
 mod request;
+mod settings;
+mod stop;
+mod walk;
+mod warnings;
 mod window;
 
 #[cfg(test)]
 mod tests;
 
-pub use answer::Need;
+pub use answer::{
+    BackupChoice, BackupRejection, Commit, Estimate, Moment, Need, Planning, RecoveryPlan, RecoveryRates,
+    Refusal, RefusalReason, RejectedBackup, SegmentNeeds, Setting, Stop, StopKind,
+};
 pub use detail::{
     ParameterMark, RecordSpan, RestorePointMark, SegmentDetail, SegmentEnd, TransactionEndMark,
 };
 pub use path::PathStep;
-pub use plan::{
-    BackupChoice, BackupRejection, Reach, RecoveryPlan, Refusal, RefusalReason, RejectedBackup, SegmentNeeds,
-    Setting, plan_recovery,
-};
+pub use plan::plan_recovery;
 pub use request::{RecoveryAction, RecoveryRequest, RecoveryTarget, TargetTimeline};
 pub use window::{
-    RecoveryWindow, RestorableBackup, RestorableRange, TimelineWindow, WindowGap, recovery_window,
+    RecoveryWindow, RestorableBackup, RestorableRange, TimelineWindow, WindowGap, Windowing, recovery_window,
 };

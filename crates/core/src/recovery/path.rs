@@ -68,6 +68,13 @@ impl TimelinePath {
         steps.map(|step| PathStep { start_lsn: step.start_lsn.max(start), ..*step }).collect()
     }
 
+    /// The steps between two positions, cut to them.
+    pub(super) fn between(&self, start: Lsn, end: Lsn) -> Vec<PathStep> {
+        let mut steps = self.from(start);
+        steps.retain(|step| step.start_lsn < end || step.start_lsn == start);
+        steps
+    }
+
     /// The segment that recovery must read at a number: of the newest timeline that has begun by then. The
     /// segment with a fork in it exists under both names, and only the child's leads on.
     pub(super) fn segment(&self, number: SegmentNumber, size: WalSegmentSize) -> Option<SegmentId> {

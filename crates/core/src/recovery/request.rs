@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use walden_pg::{Lsn, TimelineId};
 
+use super::answer::RecoveryRates;
 use crate::layout::BackupId;
 
 /// Where recovery shall stop (`recovery_target*`).
@@ -73,6 +74,8 @@ pub struct RecoveryRequest {
     pub action: RecoveryAction,
     /// Use this backup and no other.
     pub backup: Option<BackupId>,
+    /// How fast this place is.
+    pub rates: RecoveryRates,
 }
 
 impl RecoveryTarget {

@@ -1,10 +1,16 @@
-//! What can be restored: for each timeline the reach of its backups and the gaps in its WAL.
+//! What can be restored: for each timeline the first and the last moment, the gaps in its WAL and their likely
+//! causes, and how old the newest restorable commit is.
 
 use jiff::Timestamp;
 use serde::Serialize;
-use walden_pg::{Lsn, SegmentName, SegmentNumber, TimelineId};
+use walden_pg::{Lsn, SegmentId, SegmentName, SegmentNumber, TimelineId};
 
-use super::path::TimelinePath;
+use super::answer::{Moment, Need};
+use super::plan::Way;
+use super::refuse::{Reach, reach_of};
+use super::request::TargetTimeline;
+use super::walk::{Found, Sought};
+use crate::index::WalFlags;
 use crate::layout::{BackupId, Incarnation, ServerName};
 use crate::snapshot::CatalogSnapshot;
 
@@ -23,6 +29,8 @@ pub struct WindowGap {
     pub end_lsn: Lsn,
     /// Whether a part of it is there as `.partial`: a promotion or a crash left it incomplete.
     pub partial: bool,
+    /// What most likely happened.
+    pub cause: String,
 }
 
 /// A backup and how far it can be rolled forward without a gap.
@@ -30,22 +38,25 @@ pub struct WindowGap {
 pub struct RestorableBackup {
     /// The backup.
     pub id: BackupId,
-    /// The first position that can be restored with it.
-    pub first: Lsn,
-    /// The end of the WAL that follows it without a gap on its timeline; `None` when even the WAL that makes
-    /// it consistent is missing.
-    pub last: Option<Lsn>,
+    /// The first moment that can be restored with it.
+    pub first: Moment,
+    /// The last one; `None` when even the WAL that makes it consistent is missing.
+    pub last: Option<Moment>,
+    /// The end of the WAL that follows it without a gap.
+    pub wal_end_lsn: Option<Lsn>,
     /// When it ended, by the source's clock.
     pub finished_at: Timestamp,
 }
 
-/// A stretch of WAL of which every position can be restored.
+/// A stretch of WAL of which every moment can be restored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct RestorableRange {
-    /// The first position.
-    pub first: Lsn,
-    /// The end of it.
-    pub last: Lsn,
+    /// The first moment.
+    pub first: Moment,
+    /// The last one.
+    pub last: Moment,
+    /// The end of the WAL.
+    pub wal_end_lsn: Lsn,
 }
 
 /// What can be restored on one timeline.
@@ -53,14 +64,14 @@ pub struct RestorableRange {
 pub struct TimelineWindow {
     /// The timeline.
     pub timeline: TimelineId,
-    /// The timeline it forked from, and where, when its history is in the archive.
+    /// The timeline it forked from, when its history is in the archive.
     pub parent: Option<TimelineId>,
     /// Where it forked.
     pub fork_lsn: Option<Lsn>,
-    /// The first position that can be restored: the end of the oldest usable backup on the way to it.
-    pub first: Option<Lsn>,
-    /// The end of the WAL that can be reached.
-    pub last: Option<Lsn>,
+    /// The first moment that can be restored: the end of the oldest usable backup on the way to it.
+    pub first: Option<Moment>,
+    /// The last one.
+    pub last: Option<Moment>,
     /// Everything in between that can be restored, without overlaps, in rising order.
     pub restorable: Vec<RestorableRange>,
     /// Whether the timeline's history is missing or damaged: then nothing can be restored to it.
@@ -69,6 +80,8 @@ pub struct TimelineWindow {
     pub segments: u64,
     /// What is missing in between.
     pub gaps: Vec<WindowGap>,
+    /// Segments with damaged WAL, as far as they are known: recovery stops there.
+    pub damaged: Vec<SegmentName>,
     /// The backups on the way to it, oldest first.
     pub backups: Vec<RestorableBackup>,
 }
@@ -86,113 +99,179 @@ pub struct RecoveryWindow {
     pub at: Timestamp,
     /// The timelines, oldest first.
     pub timelines: Vec<TimelineWindow>,
+    /// The newest moment that can be restored, on the newest timeline that has one.
+    pub newest: Option<Moment>,
+    /// How old it is, in seconds: what would be lost if the server were lost now.
+    pub rpo_seconds: Option<i64>,
 }
 
-/// Says what can be restored from a snapshot of the catalog.
+/// The answer to what can be restored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Windowing {
+    /// This.
+    Window(Box<RecoveryWindow>),
+    /// More must be known.
+    Needs(Vec<Need>),
+}
+
+/// Says what can be restored from a snapshot of the catalog; asks for more as
+/// [`plan_recovery`](super::plan_recovery) does.
 #[must_use]
-pub fn recovery_window(snapshot: &CatalogSnapshot, now: Timestamp) -> RecoveryWindow {
-    RecoveryWindow {
+pub fn recovery_window(snapshot: &CatalogSnapshot, now: Timestamp) -> Windowing {
+    match look(snapshot, now) {
+        Ok(window) => Windowing::Window(Box::new(window)),
+        Err(need) => Windowing::Needs(vec![need]),
+    }
+}
+
+fn look(snapshot: &CatalogSnapshot, now: Timestamp) -> Sought<RecoveryWindow> {
+    let mut timelines = Vec::new();
+    for timeline in snapshot.timelines() {
+        timelines.push(timeline_window(snapshot, timeline)?);
+    }
+    let newest = timelines.iter().rev().find_map(|timeline| timeline.last);
+    let age = newest.and_then(|moment| moment.time).map(|time| now.duration_since(time).as_secs().max(0));
+    Ok(RecoveryWindow {
         schema: 1,
         server: snapshot.incarnation.server.clone(),
         incarnation: snapshot.incarnation.incarnation(),
         at: now,
-        timelines: snapshot
-            .timelines()
-            .into_iter()
-            .map(|timeline| timeline_window(snapshot, timeline))
-            .collect(),
-    }
+        timelines,
+        newest,
+        rpo_seconds: age,
+    })
 }
 
-fn timeline_window(snapshot: &CatalogSnapshot, timeline: TimelineId) -> TimelineWindow {
+fn timeline_window(snapshot: &CatalogSnapshot, timeline: TimelineId) -> Sought<TimelineWindow> {
     let history = snapshot.histories.get(&timeline);
     let history_missing = history.is_none() && timeline != TimelineId::FIRST;
-    let path = TimelinePath::to(timeline, history);
     let fork = history.and_then(|history| history.entries().last());
-    let mut backups: Vec<RestorableBackup> = snapshot
-        .backups
-        .iter()
-        .filter(|backup| {
-            let last_byte = backup.stop_lsn.checked_sub(1).unwrap_or(backup.stop_lsn);
-            path.timeline_at(backup.start_lsn) == Some(backup.timeline)
-                && path.timeline_at(last_byte) == Some(backup.stop_timeline)
-        })
-        .map(|backup| {
-            let end = contiguous_end(snapshot, &path, backup.start_lsn);
-            RestorableBackup {
-                id: backup.id.clone(),
-                first: backup.stop_lsn,
-                last: end.filter(|end| *end >= backup.stop_lsn && !history_missing),
-                finished_at: backup.finished_at,
-            }
-        })
-        .collect();
-    backups.sort_by_key(|backup| backup.first);
+    let backups = if history_missing { Vec::new() } else { backups_to(snapshot, timeline)? };
     let usable = || backups.iter().filter(|backup| backup.last.is_some());
-    let runs = snapshot.segments.get(&timeline).map(Vec::as_slice).unwrap_or_default();
-    TimelineWindow {
+    let newest = usable().max_by_key(|backup| backup.wal_end_lsn);
+    let present = snapshot.present(timeline);
+    Ok(TimelineWindow {
         timeline,
         parent: fork.map(|entry| entry.timeline),
         fork_lsn: fork.map(|entry| entry.switch_lsn),
-        first: usable().map(|backup| backup.first).min(),
-        last: usable().filter_map(|backup| backup.last).max(),
+        first: usable().map(|backup| backup.first).min_by_key(|first| first.lsn),
+        last: newest.and_then(|backup| backup.last),
         restorable: restorable(&backups),
         history_missing,
-        segments: runs.iter().map(|run| run.stored_bytes.len() as u64).sum(),
-        gaps: gaps(snapshot, timeline),
+        segments: present.iter().map(|(first, last)| last.get() - first.get() + 1).sum(),
+        gaps: gaps(snapshot, timeline, &present),
+        damaged: damaged(snapshot, timeline)?,
         backups,
+    })
+}
+
+/// The backups on the way to a timeline and how far each goes. From the newest back: an older one that leads to the
+/// start of a newer one goes exactly as far.
+fn backups_to(snapshot: &CatalogSnapshot, timeline: TimelineId) -> Sought<Vec<RestorableBackup>> {
+    let ways = snapshot
+        .backups
+        .iter()
+        .filter_map(|backup| Way::to_timeline(snapshot, TargetTimeline::Id(timeline), backup).ok());
+    let mut ways: Vec<Way<'_>> = ways.collect();
+    ways.sort_by_key(|way| (way.backup.start_lsn, way.backup.stop_lsn));
+    let mut backups = Vec::new();
+    let mut newer: Option<(SegmentNumber, Option<Reach>)> = None;
+    for way in ways.iter().rev() {
+        let walk = way.walk(snapshot);
+        let leads = match &newer {
+            Some((number, _)) => walk.follow(Some(*number))? == Found::Led,
+            None => false,
+        };
+        let reach = match &newer {
+            // A newer one that does not get consistent tells nothing of how far the WAL goes.
+            Some((_, Some(reach))) if leads && reach.wal_end >= way.backup.stop_lsn => Some(reach.clone()),
+            _ => reach_of(snapshot, way)?,
+        };
+        let backup = way.backup;
+        let first = Moment { lsn: backup.stop_lsn, time: Some(backup.finished_at), xid: None };
+        backups.push(RestorableBackup {
+            id: backup.id.clone(),
+            first,
+            last: reach.as_ref().map(|reach| reach.last),
+            wal_end_lsn: reach.as_ref().map(|reach| reach.wal_end),
+            finished_at: backup.finished_at,
+        });
+        newer = Some((walk.first(), reach));
     }
+    backups.sort_by_key(|backup| backup.first.lsn);
+    Ok(backups)
 }
 
 /// The reaches of backups, sorted by their beginnings, joined where they overlap.
 fn restorable(backups: &[RestorableBackup]) -> Vec<RestorableRange> {
     let mut ranges: Vec<RestorableRange> = Vec::new();
-    for (first, last) in backups.iter().filter_map(|backup| Some((backup.first, backup.last?))) {
+    for backup in backups {
+        let (Some(last), Some(wal_end_lsn)) = (backup.last, backup.wal_end_lsn) else { continue };
         match ranges.last_mut() {
-            Some(range) if first <= range.last => range.last = range.last.max(last),
-            _ => ranges.push(RestorableRange { first, last }),
+            Some(range) if backup.first.lsn <= range.wal_end_lsn => {
+                if wal_end_lsn > range.wal_end_lsn {
+                    (range.last, range.wal_end_lsn) = (last, wal_end_lsn);
+                }
+            }
+            _ => ranges.push(RestorableRange { first: backup.first, last, wal_end_lsn }),
         }
     }
     ranges
 }
 
-/// The end of the WAL that is present without a gap from `start` on.
-fn contiguous_end(snapshot: &CatalogSnapshot, path: &TimelinePath, start: Lsn) -> Option<Lsn> {
+/// The holes between the segments of one timeline, and the one between its fork and its first segment.
+fn gaps(
+    snapshot: &CatalogSnapshot,
+    timeline: TimelineId,
+    present: &[(SegmentNumber, SegmentNumber)],
+) -> Vec<WindowGap> {
     let size = snapshot.incarnation.segment_size;
-    let mut end = None;
-    let mut number = size.segment_of(start);
-    while let Some(id) = path.segment(number, size) {
-        if snapshot.segment_bytes(id).is_none() {
-            break;
-        }
-        end = Some(size.end_of(number));
-        number = number.next();
-    }
-    end
-}
-
-/// The holes between the runs of one timeline, and the one between its fork and its first segment.
-fn gaps(snapshot: &CatalogSnapshot, timeline: TimelineId) -> Vec<WindowGap> {
-    let size = snapshot.incarnation.segment_size;
-    let runs = snapshot.segments.get(&timeline).map(Vec::as_slice).unwrap_or_default();
     let fork = snapshot.histories.get(&timeline).and_then(|history| history.entries().last());
-    let mut expected: Option<SegmentNumber> = fork.map(|entry| size.segment_of(entry.switch_lsn));
+    let fork = fork.map(|entry| size.segment_of(entry.switch_lsn));
+    let mut expected = fork;
     let mut gaps = Vec::new();
-    for run in runs {
-        if let Some(expected) = expected.filter(|expected| *expected < run.first) {
-            let last = run.first.previous().unwrap_or(run.first);
-            let name = |number| walden_pg::SegmentId::new(timeline, number).name(size);
-            let (first, last) = (name(expected), name(last));
+    for (first, last) in present {
+        if let Some(missing) = expected.filter(|expected| expected < first) {
+            let name = |number| SegmentId::new(timeline, number).name(size);
+            let names = (name(missing), name(first.previous().unwrap_or(*first)));
+            let partial = snapshot.partials.iter().any(|partial| (names.0..=names.1).contains(partial));
             gaps.push(WindowGap {
-                first,
-                last,
-                count: run.first.get() - expected.get(),
-                start_lsn: size.start_of(expected),
-                end_lsn: size.start_of(run.first),
-                partial: snapshot.partials.iter().any(|partial| (first..=last).contains(partial)),
+                first: names.0,
+                last: names.1,
+                count: first.get() - missing.get(),
+                start_lsn: size.start_of(missing),
+                end_lsn: size.start_of(*first),
+                partial,
+                cause: cause(partial, fork == Some(missing)).to_owned(),
             });
         }
-        expected = Some(run.last().next());
+        expected = Some(last.next());
     }
     gaps
+}
+
+fn cause(partial: bool, at_fork: bool) -> &'static str {
+    match (partial, at_fork) {
+        (true, _) => "only a .partial of it is there: a promotion or a crash left the segment incomplete",
+        (false, true) => {
+            "the segment in which the timeline begins is missing: the promoted server did not archive it, or it was \
+             deleted"
+        }
+        (false, false) => {
+            "archiving was off or went elsewhere for a while, or the objects were deleted from the store"
+        }
+    }
+}
+
+/// The segments with damaged WAL.
+fn damaged(snapshot: &CatalogSnapshot, timeline: TimelineId) -> Sought<Vec<SegmentName>> {
+    for ((_, log), summary) in snapshot.logs.range((timeline, 0)..=(timeline, u32::MAX)) {
+        if summary.facts.flags.any(WalFlags::DAMAGED) && !snapshot.summarized.contains(&(timeline, *log)) {
+            return Err(Need::Summaries { timeline, log: *log });
+        }
+    }
+    let bounds = [0, u64::MAX].map(|number| SegmentId::new(timeline, SegmentNumber::new(number)));
+    let known = snapshot.summaries.range(bounds[0]..=bounds[1]);
+    let damaged = known.filter(|(_, summary)| summary.facts.flags.any(WalFlags::DAMAGED));
+    Ok(damaged.map(|(id, _)| id.name(snapshot.incarnation.segment_size)).collect())
 }

@@ -10,14 +10,16 @@ use jiff::Timestamp;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
+use walden_core::index::{SegmentSummary, TimeRange, WalFacts, XidRange};
 use walden_core::{
     BackupId, BackupKind, BackupLayout, BackupRecord, BackupSource, CatalogSnapshot, Extent, FileEntry,
     Incarnation, IncarnationRecord, ManifestEntry, ManifestHeader, ManifestPath, ManifestTotals,
-    ObjectHeader, ObjectKey, ObjectKind, ObjectReference, RecordKind, RecoveryAction, RecoveryPlan,
-    RecoveryRequest, RecoveryTarget, ServerLayout, ServerSettings, Tablespace, TargetTimeline, Writer,
-    encode_envelope, encode_padded_header_frame, plan_recovery,
+    ObjectHeader, ObjectKey, ObjectKind, ObjectReference, Planning, RecordKind, RecordSpan, RecoveryAction,
+    RecoveryPlan, RecoveryRates, RecoveryRequest, RecoveryTarget, SegmentDetail, SegmentEnd, ServerLayout,
+    ServerSettings, Tablespace, TargetTimeline, TransactionEndMark, Writer, encode_envelope,
+    encode_padded_header_frame, plan_recovery,
 };
-use walden_pg::{ControlFile, Lsn, TimelineId};
+use walden_pg::{ControlFile, Lsn, PgTimestamp, SegmentName, TimelineId, Xid};
 use walden_store::{
     CompressionLevel, Environment, HeaderFields, IdentityHash, Store, StoreConfig, seal_bytes,
 };
@@ -311,7 +313,9 @@ impl Fixture {
         self.write_record(RecordKind::Incarnation, &marker, &incarnation);
         self.write_record(RecordKind::Backup, &self.layout().commit(), &self.record);
         let mut snapshot = CatalogSnapshot::new(incarnation);
-        snapshot.add_segment("00000001000000000000000B".parse().unwrap(), 1000);
+        let segment: SegmentName = "00000001000000000000000B".parse().unwrap();
+        snapshot.add_segment(segment, 1000);
+        add_one_commit(&mut snapshot, segment, self.record.stop_lsn, at(3000));
         snapshot.backups.push(self.record.clone());
         let request = RecoveryRequest {
             target: RecoveryTarget::Time(at(2000)),
@@ -319,8 +323,12 @@ impl Fixture {
             timeline: TargetTimeline::Latest,
             action: RecoveryAction::Pause,
             backup: None,
+            rates: RecoveryRates::default(),
         };
-        plan_recovery(&snapshot, &request, at(9000)).unwrap()
+        match plan_recovery(&snapshot, &request, at(9000)) {
+            Planning::Plan(plan) => *plan,
+            other => panic!("{other:?}"),
+        }
     }
 
     pub(in crate::restore) fn write_record<T: Serialize>(
@@ -393,4 +401,36 @@ fn record(control: &ControlFile) -> BackupRecord {
         requires: Vec::new(),
         writer: Writer::new("db1", "/data", at(0)),
     }
+}
+
+/// Makes the segment hold a single commit, right behind the backup.
+fn add_one_commit(snapshot: &mut CatalogSnapshot, name: SegmentName, after: Lsn, when: Timestamp) {
+    let size = snapshot.incarnation.segment_size;
+    let segment = name.id(size).unwrap();
+    let span = RecordSpan { start: after, end: after.saturating_add(64) };
+    let time = PgTimestamp::from_unix_micros(when.as_microsecond());
+    let end = TransactionEndMark { span, xid: Xid::new(700), time, commit: true };
+    let facts = WalFacts {
+        commits: 1,
+        first_commit: Some(end.mark()),
+        last_commit: Some(end.mark()),
+        commit_times: Some(TimeRange::of(time)),
+        end_times: Some(TimeRange::of(time)),
+        xids: Some(XidRange::of(end.xid)),
+        ..WalFacts::default()
+    };
+    let summary = SegmentSummary { facts, wal_end: span.end, joined: true, straddler: None };
+    snapshot.summaries.insert(segment, summary);
+    snapshot.summarized.insert((segment.timeline, name.log()));
+    snapshot.add_detail(SegmentDetail {
+        segment,
+        read_from: segment.number,
+        joined: true,
+        records: vec![span],
+        ends: vec![end],
+        restore_points: Vec::new(),
+        parameters: Vec::new(),
+        backup_ends: Vec::new(),
+        end: SegmentEnd::GoesOn,
+    });
 }
