@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use roaring::RoaringBitmap;
-use walden_pg::{Fork, RelFileLocator};
+use walden_pg::{Fork, Oid, RelFileLocator};
 
 /// One fork of one relation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -29,7 +29,7 @@ pub struct ForkBlocks {
 pub struct TouchedBlocks {
     /// By fork.
     pub forks: BTreeMap<RelationFork, ForkBlocks>,
-    /// Databases (tablespace and database OID) whose directories were copied, made or removed as files: nothing
-    /// else is told of what is in them.
-    pub whole_databases: Vec<(u32, u32)>,
+    /// Databases (their tablespace and themselves) whose directories were copied, made or removed as files: nothing
+    /// else need be told of what is in them.
+    pub whole_databases: Vec<(Oid, Oid)>,
 }

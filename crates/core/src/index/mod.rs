@@ -4,13 +4,25 @@
 //! [`Rollup`] repeats the summaries of a whole LOG directory. All of it is derived from the segments.
 
 mod blocks;
+mod blocks_codec;
+mod border;
+mod codec;
+mod collect;
+mod error;
 mod events;
 mod facts;
+mod indexer;
 mod rollup;
 mod segment_index;
 
 pub use blocks::{ForkBlocks, RelationFork, TouchedBlocks};
+pub use border::resolve_border;
+pub use error::IndexError;
 pub use events::{Event, EventKind, NotableTransaction, RelationChange, RelationName, RelationOperation};
 pub use facts::{CommitMark, SegmentSummary, Straddler, TimeRange, WalFacts, WalFlags, XidRange, larger};
+pub use indexer::{IndexerOptions, SegmentIndexer};
 pub use rollup::{LogSummary, NumberRange, Rollup, RollupEntry};
-pub use segment_index::{Carry, DamageNote, FRAGMENT_BYTES_MAX, Fragment, OpenTransaction, SegmentIndex};
+pub use segment_index::{
+    Carry, CreatedFiles, DamageNote, FRAGMENT_BYTES_MAX, Filling, Fragment, OpenTransaction, RowCounts,
+    SegmentIndex,
+};

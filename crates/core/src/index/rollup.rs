@@ -5,6 +5,8 @@
 use serde::{Deserialize, Serialize};
 use walden_pg::{SegmentNumber, TimelineId};
 
+use super::codec::{Kind, SectionWriter, Sections};
+use super::error::Result;
 use super::facts::{SegmentSummary, WalFacts};
 
 /// A segment as a rollup, or the index of a later segment, remembers it.
@@ -71,4 +73,93 @@ pub struct Rollup {
     /// Earlier directories of the timeline as far as they were known, in rising order, so that the newest rollup
     /// tells of the whole timeline.
     pub earlier: Vec<LogSummary>,
+}
+
+const KIND: Kind = Kind { magic: *b"WROL", what: "a rollup" };
+const HEAD: u8 = 1;
+const SEGMENTS: u8 = 2;
+const EARLIER: u8 = 3;
+
+/// More segments than any LOG directory has.
+const SEGMENTS_READ_MAX: usize = 1 << 13;
+/// A whole timeline up to 2 EiB of WAL.
+const EARLIER_READ_MAX: usize = 1 << 29;
+
+impl Rollup {
+    /// The rollup of a directory from what is known of its segments, in any order; of several entries for one
+    /// segment the last counts.
+    #[must_use]
+    pub fn build(
+        timeline: TimelineId,
+        log: u32,
+        mut segments: Vec<RollupEntry>,
+        mut earlier: Vec<LogSummary>,
+    ) -> Self {
+        keep_last_of_each(&mut segments, |entry| entry.number);
+        earlier.retain(|summary| summary.log < log);
+        keep_last_of_each(&mut earlier, |summary| summary.log);
+        Self { timeline, log, segments, earlier }
+    }
+
+    /// The rollup as bytes, to be compressed.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut sections = SectionWriter::new(KIND);
+        sections.structure(HEAD, &(self.timeline, self.log));
+        sections.list(SEGMENTS, &self.segments);
+        sections.list(EARLIER, &self.earlier);
+        sections.finish()
+    }
+
+    /// Reads what [`Rollup::encode`] wrote.
+    ///
+    /// # Errors
+    /// As [`SegmentIndex::decode`](super::SegmentIndex::decode).
+    pub fn decode(bytes: &[u8]) -> Result<Self> {
+        let sections = Sections::read(KIND, bytes)?;
+        let (timeline, log) = sections.structure(HEAD, "the rollup's head")?;
+        let segments = sections.list(SEGMENTS, "the rollup's list of segments", SEGMENTS_READ_MAX)?;
+        let earlier = sections.list(EARLIER, "the rollup's list of directories", EARLIER_READ_MAX)?;
+        Ok(Self::build(timeline, log, segments, earlier))
+    }
+}
+
+/// Sorts by a key, and keeps the last of those with the same one.
+fn keep_last_of_each<T, K: Ord>(values: &mut Vec<T>, key: impl Fn(&T) -> K) {
+    values.reverse();
+    values.sort_by_key(&key);
+    values.dedup_by_key(|value| key(value));
+}
+
+impl LogSummary {
+    /// What the segments of a directory hold together. The entries are of that directory, in rising order.
+    #[must_use]
+    pub fn of(log: u32, entries: &[RollupEntry]) -> Self {
+        let mut summary =
+            Self { log, present: Vec::new(), object_bytes: 0, facts: WalFacts::default(), incomplete: false };
+        let mut before: Option<&RollupEntry> = None;
+        for entry in entries {
+            summary.object_bytes += u64::from(entry.object_bytes);
+            let follows = before.is_some_and(|before| before.number.next() == entry.number);
+            match summary.present.last_mut() {
+                Some(range) if follows => range.count = range.count.saturating_add(1),
+                _ => summary.present.push(NumberRange { first: entry.number, count: 1 }),
+            }
+            match &entry.summary {
+                Some(own) => {
+                    summary.facts.append(&own.facts);
+                    summary.incomplete |= !own.joined && may_lack_facts(before.filter(|_| follows));
+                }
+                None => summary.incomplete = true,
+            }
+            before = Some(entry);
+        }
+        summary
+    }
+}
+
+/// Whether a segment that was not joined to the one before lacks facts.
+fn may_lack_facts(before: Option<&RollupEntry>) -> bool {
+    let before = before.and_then(|before| before.summary);
+    before.is_none_or(|before| before.straddler.is_some_and(|straddler| straddler.matters))
 }

@@ -1,10 +1,16 @@
 //! The index of one segment: what its index frame holds.
 
 use serde::{Deserialize, Serialize};
-use walden_pg::{Lsn, RelFileLocator, SegmentName, SegmentNumber, Xid};
+use walden_pg::wal::PendingBytes;
+use walden_pg::{
+    Lsn, Oid, PgMajor, RelFileLocator, RelFileNumber, SegmentName, SegmentNumber, WalSegmentSize, Xid,
+};
 
 use super::blocks::TouchedBlocks;
-use super::events::{Event, RelationChange};
+use super::blocks_codec;
+use super::codec::{Kind, SectionWriter, Sections};
+use super::error::{IndexError, Result};
+use super::events::Event;
 use super::facts::SegmentSummary;
 use super::rollup::RollupEntry;
 
@@ -16,6 +22,10 @@ pub const FRAGMENT_BYTES_MAX: usize = 64 << 10;
 pub struct SegmentIndex {
     /// The segment.
     pub segment: SegmentName,
+    /// The server's segment size, without which the name says nothing.
+    pub segment_size: WalSegmentSize,
+    /// The server's major version, where the segment or its caller told it.
+    pub major: Option<PgMajor>,
     /// The same that the header of the object tells.
     pub summary: SegmentSummary,
     /// What a person may look for, in the order of the WAL.
@@ -60,6 +70,11 @@ pub struct Carry {
     pub open: Vec<OpenTransaction>,
     /// Transactions left out of that list because there were too many.
     pub open_left_out: u32,
+    /// Transactions with this id and later ones began in WAL that the indexers saw without a gap; `None` when
+    /// nothing is known of any. Of earlier ones, a part may have been missed.
+    pub complete_from: Option<Xid>,
+    /// Databases whose `pg_class` has other files than the first ones, as far as the WAL told it.
+    pub class_files: Vec<(Oid, RelFileNumber)>,
 }
 
 /// The beginning of a record.
@@ -71,23 +86,161 @@ pub struct Fragment {
     pub have: u32,
     /// How many bytes it has.
     pub total: u32,
+    /// The CRC-32C of all those bytes behind the record's header of 24, kept or not.
+    pub checksum: Option<u32>,
     /// The first of its bytes, at most [`FRAGMENT_BYTES_MAX`].
     pub bytes: Vec<u8>,
 }
 
 /// What a transaction, or a subtransaction under its own id, has done so far.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct OpenTransaction {
     /// Its id.
     pub xid: Xid,
-    /// Its parent, where the WAL told it.
+    /// Its top-level transaction, where the WAL told it.
     pub parent: Option<Xid>,
+    /// Whether it was prepared: it outlives the server's end.
+    pub prepared: bool,
+    /// The rows that it deleted and updated, by relation.
+    pub rows: Vec<RowCounts>,
     /// Relations whose access-exclusive locks it took.
-    pub locked: Vec<walden_pg::Oid>,
+    pub locked: Vec<Oid>,
+    /// Relations that it truncated, where the WAL says so itself (`wal_level = logical`).
+    pub truncated: Vec<Oid>,
     /// Files that it created.
-    pub created: Vec<RelFileLocator>,
-    /// Rows that it changed, and rows of `pg_class`.
-    pub changes: Vec<RelationChange>,
+    pub created: Vec<CreatedFiles>,
+    /// Relations that it made, from rows of `pg_class`.
+    pub made: Vec<Oid>,
+    /// The files that it gave to relations, from rows of `pg_class`: the relation and the new files' number.
+    pub moved: Vec<(Oid, RelFileNumber)>,
     /// Rows of `pg_class` inserted, updated, deleted.
     pub class_rows: [u32; 3],
+}
+
+/// Rows of one relation that a transaction changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RowCounts {
+    /// The relation's files.
+    pub files: RelFileLocator,
+    /// Rows deleted.
+    pub deleted: u64,
+    /// Rows updated, or moved to another partition.
+    pub updated: u64,
+}
+
+/// A relation's files that a transaction created.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreatedFiles {
+    /// The files.
+    pub files: RelFileLocator,
+    /// How they were filled.
+    pub filling: Filling,
+}
+
+/// How new files were filled, as far as that tells one kind of statement from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Filling {
+    /// Not at all, or row by row.
+    Unknown,
+    /// With whole pages: a rebuilt index, or a table that was written anew.
+    Pages,
+    /// With a sequence's row.
+    Sequence,
+}
+
+const KIND: Kind = Kind { magic: *b"WSIX", what: "the index of a segment" };
+const HEAD: u8 = 1;
+const EVENTS: u8 = 2;
+const BLOCKS: u8 = 3;
+const DAMAGE: u8 = 4;
+const HEAD_BYTES: u8 = 5;
+const CARRY: u8 = 6;
+const SIBLINGS: u8 = 7;
+
+/// More events than any indexer writes.
+const EVENTS_READ_MAX: usize = 1 << 16;
+/// More damaged places than any indexer tells one by one.
+const DAMAGE_READ_MAX: usize = 1 << 10;
+/// More segments than any LOG directory has.
+const SIBLINGS_READ_MAX: usize = 1 << 13;
+
+/// The first section.
+#[derive(Serialize, Deserialize)]
+struct Head {
+    segment: SegmentName,
+    segment_size: WalSegmentSize,
+    major: Option<PgMajor>,
+    summary: SegmentSummary,
+    damage_count: u64,
+    head_bytes: u32,
+}
+
+impl SegmentIndex {
+    /// The index as bytes, to be compressed.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut sections = SectionWriter::new(KIND);
+        sections.structure(
+            HEAD,
+            &Head {
+                segment: self.segment,
+                segment_size: self.segment_size,
+                major: self.major,
+                summary: self.summary,
+                damage_count: self.damage_count,
+                head_bytes: self.head_bytes,
+            },
+        );
+        sections.list(EVENTS, &self.events);
+        sections.raw(BLOCKS, &blocks_codec::encode(&self.blocks));
+        sections.list(DAMAGE, &self.damage);
+        sections.raw(HEAD_BYTES, &self.head);
+        sections.structure(CARRY, &self.carry);
+        sections.list(SIBLINGS, &self.siblings);
+        sections.finish()
+    }
+
+    /// Reads what [`SegmentIndex::encode`] wrote.
+    ///
+    /// # Errors
+    /// [`IndexError::Foreign`](super::IndexError::Foreign),
+    /// [`IndexError::Unsupported`](super::IndexError::Unsupported),
+    /// [`IndexError::TooLarge`](super::IndexError::TooLarge) or
+    /// [`IndexError::Damaged`](super::IndexError::Damaged) for anything else.
+    pub fn decode(bytes: &[u8]) -> Result<Self> {
+        let sections = Sections::read(KIND, bytes)?;
+        let head: Head = sections.structure(HEAD, "the index's head")?;
+        let fragment = sections.raw(HEAD_BYTES);
+        if fragment.len() > FRAGMENT_BYTES_MAX {
+            let (what, bytes) = ("the index's fragment", fragment.len());
+            return Err(IndexError::TooLarge { what, bytes, max: FRAGMENT_BYTES_MAX });
+        }
+        Ok(Self {
+            segment: head.segment,
+            segment_size: head.segment_size,
+            major: head.major,
+            summary: head.summary,
+            events: sections.list(EVENTS, "the list of events", EVENTS_READ_MAX)?,
+            blocks: blocks_codec::decode(sections.raw(BLOCKS))?,
+            damage: sections.list(DAMAGE, "the list of damaged places", DAMAGE_READ_MAX)?,
+            damage_count: head.damage_count,
+            head: fragment.to_vec(),
+            head_bytes: head.head_bytes,
+            carry: sections.structure(CARRY, "what goes over to the next segment")?,
+            siblings: sections.list(SIBLINGS, "the list of earlier segments", SIBLINGS_READ_MAX)?,
+        })
+    }
+}
+
+impl Fragment {
+    /// The same for a scanner.
+    pub(super) fn as_pending(&self) -> PendingBytes<'_> {
+        PendingBytes {
+            lsn: self.lsn,
+            have: self.have,
+            total: self.total,
+            bytes: &self.bytes,
+            checksum: self.checksum,
+        }
+    }
 }
