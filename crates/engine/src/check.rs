@@ -4,14 +4,15 @@ use std::path::Path;
 
 use jiff::Timestamp;
 use serde::Serialize;
-use walden_core::{CatalogSnapshot, ConditionalCreate, IncarnationRecord, RecoveryWindow, recovery_window};
+use walden_core::{CatalogSnapshot, ConditionalCreate, IncarnationRecord, RecoveryWindow};
 use walden_pg::{ArchiveFileName, SystemId};
 
-use crate::catalog::load_snapshot;
+use crate::catalog::load_overview;
 use crate::context::Context;
 use crate::data_directory::DataDirectory;
 use crate::error::{EngineError, Result};
 use crate::init::random_id;
+use crate::planning::window_from;
 use crate::server::{find_incarnation, read_repository};
 
 /// A file that waits longer than this to be archived is worth a warning, in seconds.
@@ -120,8 +121,8 @@ pub async fn check(
             None => checks.extend(archiver_checks(facts)),
         }
     }
-    let snapshot = load_snapshot(ctx, &record).await?;
-    let window = recovery_window(&snapshot, now);
+    let mut snapshot = load_overview(ctx, &record).await?;
+    let window = window_from(ctx, &mut snapshot).await?;
     checks.push(backups_check(&snapshot, now));
     checks.push(coverage_check(&window));
     checks.push(strays_check(&snapshot));
@@ -313,8 +314,9 @@ fn coverage_check(window: &RecoveryWindow) -> Check {
     let (mut open, mut past) = (0, 0);
     for timeline in &window.timelines {
         let Some(first) = timeline.first else { continue };
-        let newest = timeline.backups.iter().filter_map(|backup| backup.last.map(|_| backup.first)).max();
-        for gap in timeline.gaps.iter().filter(|gap| gap.end_lsn > first) {
+        let usable = timeline.backups.iter().filter(|backup| backup.last.is_some());
+        let newest = usable.map(|backup| backup.first.lsn).max();
+        for gap in timeline.gaps.iter().filter(|gap| gap.end_lsn > first.lsn) {
             let behind = newest.is_some_and(|newest| newest >= gap.end_lsn);
             *(if behind { &mut past } else { &mut open }) += gap.count;
         }

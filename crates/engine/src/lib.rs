@@ -14,15 +14,18 @@ mod data_directory;
 mod error;
 mod fetcher;
 pub mod fs;
+mod indexing;
 mod init;
+mod planning;
 mod progress;
 pub mod restore;
+mod rollup;
 mod server;
 mod wal;
 
 pub use archiver::{Archiver, PushOutcome, PushReport};
 pub use authority::Authority;
-pub use catalog::load_snapshot;
+pub use catalog::{load_overview, load_snapshot, read_backup_record, satisfy};
 pub use check::{ArchiverFacts, Check, CheckReport, CheckStatus, check};
 pub use clock::{Clock, SystemClock};
 pub use context::Context;
@@ -30,6 +33,7 @@ pub use data_directory::{DataDirectory, RESTORED_MARKER, RecoveryMode, RestoredM
 pub use error::{EngineError, Result};
 pub use fetcher::{FetchOutcome, FetchReport, Fetcher};
 pub use init::{InitReport, InitRequest, init};
+pub use planning::{plan, plan_from, window, window_from};
 pub use progress::{NoProgress, Progress, Unit};
 pub use server::{
     AdoptReport, ServerReport, adopt, find_incarnation, read_incarnation, read_repository, read_server,

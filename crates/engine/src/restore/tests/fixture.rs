@@ -431,6 +431,7 @@ fn add_one_commit(snapshot: &mut CatalogSnapshot, name: SegmentName, after: Lsn,
         restore_points: Vec::new(),
         parameters: Vec::new(),
         backup_ends: Vec::new(),
+        damage: Vec::new(),
         end: SegmentEnd::GoesOn,
     });
 }

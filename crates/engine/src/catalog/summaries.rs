@@ -1,0 +1,370 @@
+//! What the segments of one LOG directory hold: from its rollup where that agrees with the listing, else from the
+//! newest index, which repeats what its writer knew of the segments before, else from each segment.
+
+use std::collections::BTreeMap;
+
+use futures::{StreamExt, stream};
+use walden_core::index::{
+    Rollup, RollupEntry, SegmentIndex, SegmentSummary, WalFacts, WalFlags, resolve_border,
+};
+use walden_core::{CatalogSnapshot, ErrorKind, IncarnationLayout};
+use walden_pg::{ArchiveFileName, SegmentId, SegmentNumber, TimelineHistory, TimelineId, WalSegmentSize};
+use walden_store::{HeaderRead, StoreError};
+
+use super::details::fetch_segment;
+use super::{Directory, READS_AT_ONCE};
+use crate::context::Context;
+use crate::error::{EngineError, Result};
+use crate::indexing::index_segment;
+use crate::rollup::read_rollup;
+
+/// So many indexes are read for what they repeat of other segments, before all that is left is read one by one.
+const SIBLING_READS_MAX: usize = 4;
+
+/// Reads summaries of an archive's segments.
+pub(crate) struct SummaryReader<'a> {
+    ctx: &'a Context,
+    layout: IncarnationLayout,
+    snapshot: &'a CatalogSnapshot,
+    size: WalSegmentSize,
+}
+
+/// What is known of one directory while it is read.
+#[derive(Default)]
+struct Known {
+    entries: BTreeMap<SegmentNumber, RollupEntry>,
+    /// The indexes that were read whole.
+    indexes: BTreeMap<SegmentNumber, SegmentIndex>,
+    /// Segments whose facts were read from themselves.
+    scanned: u64,
+}
+
+/// The summaries of a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct DirectorySummaries {
+    /// One entry for each segment that was listed, in rising order.
+    pub(crate) entries: Vec<RollupEntry>,
+    /// Segments that had to be fetched whole, because they have no index.
+    pub(crate) scanned: u64,
+}
+
+impl<'a> SummaryReader<'a> {
+    /// A reader; the snapshot tells what is in the archive and the histories, for the borders between segments.
+    pub(crate) fn new(ctx: &'a Context, snapshot: &'a CatalogSnapshot) -> Self {
+        let layout = ctx.layout().incarnation(snapshot.incarnation.incarnation());
+        Self { ctx, layout, snapshot, size: snapshot.incarnation.segment_size }
+    }
+
+    /// Lists a directory and reads what its segments hold.
+    ///
+    /// # Errors
+    /// Of the store. An object that is damaged there is told as a damaged segment.
+    pub(crate) async fn list_and_read(
+        &self,
+        timeline: TimelineId,
+        log: u32,
+    ) -> Result<(Directory, DirectorySummaries)> {
+        let directory = Directory::list(self.ctx, &self.layout, self.size, (timeline, log)).await?;
+        let rollup = match directory.has_rollup {
+            true => read_rollup(self.ctx, &self.layout, (timeline, log), &self.ctx.listing_budget()).await?,
+            false => None,
+        };
+        let summaries = self.read(&directory, rollup.as_ref(), &[]).await?;
+        Ok((directory, summaries))
+    }
+
+    /// Reads what the segments of a listed directory hold. What is told of a segment by its rollup, or by `told`, is
+    /// taken when the size of its object is the one listed.
+    ///
+    /// # Errors
+    /// As [`Self::list_and_read`].
+    pub(crate) async fn read(
+        &self,
+        directory: &Directory,
+        rollup: Option<&Rollup>,
+        told: &[RollupEntry],
+    ) -> Result<DirectorySummaries> {
+        let mut known = Known::default();
+        known.take(directory, told);
+        known.take(directory, rollup.map(|rollup| rollup.segments.as_slice()).unwrap_or_default());
+        for _ in 0..SIBLING_READS_MAX {
+            let Some(newest) = known.missing(directory).next_back() else { break };
+            self.read_into(directory, newest, &mut known).await?;
+        }
+        let left: Vec<_> = known.missing(directory).collect();
+        let reads =
+            stream::iter(left).map(async |(number, bytes)| self.read_one(directory, number, bytes).await);
+        let mut reads = std::pin::pin!(reads.buffer_unordered(READS_AT_ONCE));
+        while let Some(read) = reads.next().await {
+            known.add(directory, read?);
+        }
+        self.join_borders(directory, &mut known).await?;
+        let entries = known.entries.into_values().collect();
+        Ok(DirectorySummaries { entries, scanned: known.scanned })
+    }
+
+    async fn read_into(
+        &self,
+        directory: &Directory,
+        (number, bytes): (SegmentNumber, u64),
+        known: &mut Known,
+    ) -> Result<()> {
+        let read = self.read_one(directory, number, bytes).await?;
+        known.add(directory, read);
+        Ok(())
+    }
+
+    async fn read_one(&self, directory: &Directory, number: SegmentNumber, bytes: u64) -> Result<ReadOne> {
+        let id = SegmentId::new(directory.timeline, number);
+        let mut read = ReadOne { number, object_bytes: bytes, index_bytes: 0, known: Told::Nothing };
+        match self.stored_index(id, bytes, None).await? {
+            Some((index_bytes, index)) => {
+                read.index_bytes = index_bytes;
+                read.known = Told::Index(Box::new(index));
+            }
+            None => {
+                if let Some((index_bytes, summary)) = self.header_summary(id).await? {
+                    read.index_bytes = index_bytes;
+                    read.known = Told::Summary(summary);
+                } else {
+                    read.known = self.scan(id).await?;
+                }
+            }
+        }
+        Ok(read)
+    }
+
+    /// The index of a segment as it is stored; `None` when there is none that can be used.
+    async fn stored_index(
+        &self,
+        id: SegmentId,
+        object_bytes: u64,
+        index_bytes: Option<u64>,
+    ) -> Result<Option<(u64, SegmentIndex)>> {
+        let name = id.name(self.size);
+        let key = self.layout.archive_file(ArchiveFileName::Segment(name));
+        let read = self.ctx.store.get_index(&key, object_bytes, index_bytes, &self.ctx.budget()).await;
+        let unusable = |reason: &dyn std::fmt::Display| {
+            tracing::warn!(segment = %name, %reason, "its index can't be used");
+            Ok(None)
+        };
+        match read {
+            Ok(read) => match read.plain.map(|plain| SegmentIndex::decode(&plain)) {
+                None => Ok(None),
+                Some(Ok(index)) if index.segment == name => Ok(Some((read.index_bytes, index))),
+                Some(Ok(index)) => unusable(&format!("it is of {}", index.segment)),
+                Some(Err(error)) => unusable(&error),
+            },
+            Err(error @ (StoreError::Corrupt { .. } | StoreError::Size { .. })) => unusable(&error),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn header_summary(&self, id: SegmentId) -> Result<Option<(u64, SegmentSummary)>> {
+        let key = self.layout.archive_file(ArchiveFileName::Segment(id.name(self.size)));
+        match self.ctx.store.get_header(&key, &self.ctx.budget()).await {
+            Ok(HeaderRead::Found { header, .. }) => {
+                let summary = header.wal.as_ref().and_then(|wal| wal.summary);
+                Ok(summary.map(|summary| (header.index_bytes, summary)))
+            }
+            Ok(HeaderRead::Missing) | Err(StoreError::Corrupt { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Fetches a segment and makes its index.
+    async fn scan(&self, id: SegmentId) -> Result<Told> {
+        let (name, size) = (id.name(self.size), self.size);
+        let damaged = |what: String| {
+            tracing::warn!(segment = %name, what, "a segment can't be read");
+            Told::Summary(damaged_summary(size, id))
+        };
+        let bytes = match fetch_segment(self.ctx, &self.layout, id, size.bytes()).await? {
+            Ok(bytes) => bytes,
+            Err(what) => return Ok(damaged(what)),
+        };
+        let major = self.snapshot.incarnation.major;
+        let indexed = tokio::task::spawn_blocking(move || index_segment(name, size, major, &bytes)).await;
+        let indexed = indexed.map_err(|error| EngineError::failed(ErrorKind::Internal, error.to_string()))?;
+        Ok(match indexed {
+            Ok(index) => Told::Scan(Box::new(index)),
+            Err(error) => damaged(error.to_string()),
+        })
+    }
+
+    /// Looks at the segments whose first record began in the one before and was not joined when they were archived,
+    /// where it may matter.
+    async fn join_borders(&self, directory: &Directory, known: &mut Known) -> Result<()> {
+        let unjoined: Vec<SegmentId> = known
+            .entries
+            .values()
+            .filter(|entry| entry.summary.is_some_and(|summary| !summary.joined))
+            .map(|entry| SegmentId::new(directory.timeline, entry.number))
+            .collect();
+        for id in unjoined {
+            let histories = &self.snapshot.histories;
+            let Some(previous) = predecessor(histories, self.size, id) else { continue };
+            if let Some(summary) = self.summary_of(directory, known, previous)
+                && summary.straddler.is_none_or(|straddler| !straddler.matters)
+            {
+                continue;
+            }
+            let Some(before) = self.index_of(directory, known, previous).await? else { continue };
+            let Some(mut next) = self.index_of(directory, known, id).await? else { continue };
+            if resolve_border(&before, &mut next)
+                && let Some(entry) = known.entries.get_mut(&id.number)
+            {
+                entry.summary = Some(next.summary);
+            }
+        }
+        Ok(())
+    }
+
+    /// The summary of a segment of this directory, or of one that the snapshot knows.
+    fn summary_of(&self, directory: &Directory, known: &Known, id: SegmentId) -> Option<SegmentSummary> {
+        if id.timeline == directory.timeline
+            && let Some(entry) = known.entries.get(&id.number)
+        {
+            return entry.summary;
+        }
+        self.snapshot.summaries.get(&id).copied()
+    }
+
+    /// The whole index of a segment; `None` when the segment is not in the archive.
+    async fn index_of(
+        &self,
+        directory: &Directory,
+        known: &mut Known,
+        id: SegmentId,
+    ) -> Result<Option<SegmentIndex>> {
+        let here = id.timeline == directory.timeline;
+        if here && let Some(index) = known.indexes.get(&id.number) {
+            return Ok(Some(index.clone()));
+        }
+        let sizes = match known.entries.get(&id.number).filter(|_| here) {
+            Some(entry) => Some((u64::from(entry.object_bytes), Some(u64::from(entry.index_bytes)))),
+            None if !self.snapshot.has_segment(id) => return Ok(None),
+            None => self.snapshot.segment_bytes(id).map(|bytes| (u64::from(bytes), None)),
+        };
+        let sizes = match sizes {
+            Some(sizes) => Some(sizes),
+            None => self.sizes_by_header(id).await?,
+        };
+        let Some((object_bytes, index_bytes)) = sizes else { return Ok(None) };
+        let stored = match index_bytes {
+            Some(0) => None,
+            index_bytes => self.stored_index(id, object_bytes, index_bytes).await?,
+        };
+        let index = match stored {
+            Some((_, index)) => Some(index),
+            None => match self.scan(id).await? {
+                Told::Scan(index) => Some(*index),
+                _ => None,
+            },
+        };
+        if here && let Some(index) = &index {
+            known.indexes.insert(id.number, index.clone());
+        }
+        Ok(index)
+    }
+
+    async fn sizes_by_header(&self, id: SegmentId) -> Result<Option<(u64, Option<u64>)>> {
+        let key = self.layout.archive_file(ArchiveFileName::Segment(id.name(self.size)));
+        match self.ctx.store.get_header(&key, &self.ctx.budget()).await {
+            Ok(HeaderRead::Found { header, object_bytes }) => {
+                Ok(Some((object_bytes, Some(header.index_bytes))))
+            }
+            Ok(HeaderRead::Missing) | Err(StoreError::Corrupt { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// What reading one segment's object told.
+struct ReadOne {
+    number: SegmentNumber,
+    object_bytes: u64,
+    index_bytes: u64,
+    known: Told,
+}
+
+enum Told {
+    Nothing,
+    Index(Box<SegmentIndex>),
+    Scan(Box<SegmentIndex>),
+    Summary(SegmentSummary),
+}
+
+impl Known {
+    /// Takes what others tell of segments, where it agrees with the listing.
+    fn take(&mut self, directory: &Directory, told: &[RollupEntry]) {
+        for entry in told {
+            let listed = directory.segments.get(&entry.number).copied();
+            if entry.summary.is_some() && listed == Some(u64::from(entry.object_bytes)) {
+                self.entries.entry(entry.number).or_insert(*entry);
+            }
+        }
+    }
+
+    fn add(&mut self, directory: &Directory, read: ReadOne) {
+        let small = |bytes: u64| u32::try_from(bytes).unwrap_or(u32::MAX);
+        let entry = |summary| RollupEntry {
+            number: read.number,
+            object_bytes: small(read.object_bytes),
+            index_bytes: small(read.index_bytes),
+            summary,
+        };
+        match read.known {
+            Told::Nothing => {
+                self.entries.insert(read.number, entry(None));
+            }
+            Told::Summary(summary) => {
+                self.entries.insert(read.number, entry(Some(summary)));
+            }
+            Told::Index(index) => {
+                self.entries.insert(read.number, entry(Some(index.summary)));
+                self.take(directory, &index.siblings);
+                self.indexes.insert(read.number, *index);
+            }
+            Told::Scan(index) => {
+                self.scanned += 1;
+                self.entries.insert(read.number, entry(Some(index.summary)));
+                self.indexes.insert(read.number, *index);
+            }
+        }
+    }
+
+    /// The listed segments of which nothing is known.
+    fn missing<'a>(
+        &'a self,
+        directory: &'a Directory,
+    ) -> impl DoubleEndedIterator<Item = (SegmentNumber, u64)> + 'a {
+        let all = directory.segments.iter().map(|(number, bytes)| (*number, *bytes));
+        all.filter(|(number, _)| !self.entries.contains_key(number))
+    }
+}
+
+/// What is told of a segment whose object can't be read.
+fn damaged_summary(size: WalSegmentSize, id: SegmentId) -> SegmentSummary {
+    SegmentSummary {
+        facts: WalFacts { flags: WalFlags::DAMAGED, ..WalFacts::default() },
+        wal_end: size.start_of(id.number),
+        joined: false,
+        straddler: None,
+    }
+}
+
+/// The segment from which records reach into this one: of the newest timeline that had begun by then.
+pub(crate) fn predecessor(
+    histories: &BTreeMap<TimelineId, TimelineHistory>,
+    size: WalSegmentSize,
+    id: SegmentId,
+) -> Option<SegmentId> {
+    let number = id.number.previous()?;
+    if id.timeline == TimelineId::FIRST {
+        return Some(SegmentId::new(id.timeline, number));
+    }
+    let history = histories.get(&id.timeline)?;
+    let begun = history.ranges().find(|range| size.segment_of(range.begin) <= number)?;
+    Some(SegmentId::new(begun.timeline, number))
+}

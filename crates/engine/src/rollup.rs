@@ -1,0 +1,172 @@
+//! Rollups in the store: summaries of LOG directories of segments, and the copy of all backup records.
+//!
+//! Derived from other objects, and overwritten by whoever has newer ones: nothing may depend on one being there, and
+//! what can't be read counts as not there.
+
+use bytes::Bytes;
+use walden_core::index::Rollup;
+use walden_core::{
+    BackupId, BackupRecord, DerivedKey, ErrorKind, Incarnation, IncarnationLayout, ObjectKind, RecordKind,
+    decode_envelope,
+};
+use walden_pg::TimelineId;
+use walden_store::{
+    CompressionLevel, Expected, HeaderFields, IdentityHash, RetryBudget, SealedObject, open_sealed,
+    seal_bytes,
+};
+
+use crate::context::Context;
+use crate::error::{EngineError, Result};
+
+/// Largest plain rollup read or written, in bytes.
+const PLAIN_BYTES_MAX: u64 = 64 << 20;
+/// Largest object of one, in bytes.
+const OBJECT_BYTES_MAX: u64 = PLAIN_BYTES_MAX + (1 << 20);
+
+/// Reads the rollup of a LOG directory; `None` when there is none that this version can use.
+///
+/// # Errors
+/// Of the store.
+pub(crate) async fn read_rollup(
+    ctx: &Context,
+    layout: &IncarnationLayout,
+    (timeline, log): (TimelineId, u32),
+    budget: &RetryBudget,
+) -> Result<Option<Rollup>> {
+    let key = layout.rollup(timeline, log);
+    let Some(plain) = read_derived(ctx, &key, &rollup_name(timeline, log), budget).await? else {
+        return Ok(None);
+    };
+    match Rollup::decode(&plain) {
+        Ok(rollup) if rollup.timeline == timeline && rollup.log == log => Ok(Some(rollup)),
+        Ok(_) => Ok(unusable(&key, "it is of another directory")),
+        Err(error) => Ok(unusable(&key, &error.to_string())),
+    }
+}
+
+/// Writes the rollup of a LOG directory.
+///
+/// # Errors
+/// Of the store.
+pub(crate) async fn write_rollup(
+    ctx: &Context,
+    layout: &IncarnationLayout,
+    rollup: &Rollup,
+    budget: &RetryBudget,
+) -> Result<()> {
+    let (timeline, log) = (rollup.timeline, rollup.log);
+    let object = seal(ctx, layout, ObjectKind::Rollup, rollup_name(timeline, log), rollup.encode())?;
+    Ok(ctx.store.replace_derived(&layout.rollup(timeline, log), &object, budget).await?)
+}
+
+fn rollup_name(timeline: TimelineId, log: u32) -> String {
+    format!("{}/{log:08X}/rollup", timeline.hex())
+}
+
+/// A backup's record as it stands in the store, byte for byte.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RecordCopy {
+    pub(crate) id: BackupId,
+    pub(crate) record: BackupRecord,
+    /// The whole `backup.json`.
+    pub(crate) text: Bytes,
+}
+
+impl RecordCopy {
+    /// Takes the bytes of a `backup.json`; `None` when they are not a record of this incarnation.
+    pub(crate) fn of(incarnation: Incarnation, text: Bytes) -> Option<Self> {
+        let record: BackupRecord = decode_envelope(RecordKind::Backup, &text).ok()?;
+        let id = record.id.clone();
+        (record.incarnation == incarnation).then_some(Self { id, record, text })
+    }
+}
+
+const BACKUPS_NAME: &str = "backup/rollup";
+
+/// Reads the copy of all backup records, as far as it is there and readable.
+///
+/// # Errors
+/// Of the store.
+pub(crate) async fn read_backup_rollup(
+    ctx: &Context,
+    layout: &IncarnationLayout,
+    budget: &RetryBudget,
+) -> Result<Vec<RecordCopy>> {
+    let plain = read_derived(ctx, &layout.backup_rollup(), BACKUPS_NAME, budget).await?.unwrap_or_default();
+    let plain = Bytes::from(plain);
+    let mut copies = Vec::new();
+    let mut at = 0;
+    for line in plain.split_inclusive(|byte| *byte == b'\n') {
+        copies.extend(RecordCopy::of(layout.incarnation(), plain.slice(at..at + line.len())));
+        at += line.len();
+    }
+    Ok(copies)
+}
+
+/// Writes the copy of all backup records.
+///
+/// # Errors
+/// Of the store.
+pub(crate) async fn write_backup_rollup(
+    ctx: &Context,
+    layout: &IncarnationLayout,
+    copies: &[RecordCopy],
+    budget: &RetryBudget,
+) -> Result<()> {
+    let mut sorted: Vec<&RecordCopy> = copies.iter().collect();
+    sorted.sort_by(|a, b| a.id.cmp(&b.id));
+    sorted.dedup_by(|a, b| a.id == b.id);
+    let mut plain = Vec::new();
+    for copy in sorted {
+        plain.extend_from_slice(copy.text.trim_ascii_end());
+        plain.push(b'\n');
+    }
+    let object = seal(ctx, layout, ObjectKind::BackupRollup, BACKUPS_NAME.to_owned(), plain)?;
+    Ok(ctx.store.replace_derived(&layout.backup_rollup(), &object, budget).await?)
+}
+
+async fn read_derived(
+    ctx: &Context,
+    key: &DerivedKey,
+    name: &str,
+    budget: &RetryBudget,
+) -> Result<Option<Vec<u8>>> {
+    let bytes = match ctx.store.get(key.key(), OBJECT_BYTES_MAX, budget).await {
+        Ok(bytes) => bytes,
+        Err(error) if error.is_object_not_found() => return Ok(None),
+        Err(error) if error.kind() == ErrorKind::Corrupt => return Ok(unusable(key, &error.to_string())),
+        Err(error) => return Err(error.into()),
+    };
+    match open_sealed(&bytes, Expected { name, max_plain_bytes: PLAIN_BYTES_MAX }) {
+        Ok(opened) => Ok(Some(opened.plain)),
+        Err(error) => Ok(unusable(key, &error.to_string())),
+    }
+}
+
+fn unusable<T>(key: &DerivedKey, reason: &str) -> Option<T> {
+    tracing::warn!(%key, reason, "a rollup can't be used: walden wal index rebuild makes it anew");
+    None
+}
+
+fn seal(
+    ctx: &Context,
+    layout: &IncarnationLayout,
+    kind: ObjectKind,
+    name: String,
+    plain: Vec<u8>,
+) -> Result<SealedObject> {
+    if plain.len() as u64 > PLAIN_BYTES_MAX {
+        let message = format!("a rollup would be too large name={name} bytes={}", plain.len());
+        return Err(EngineError::failed(ErrorKind::Internal, message));
+    }
+    let fields = HeaderFields {
+        kind,
+        name,
+        server: ctx.server.clone(),
+        incarnation: layout.incarnation(),
+        writer: ctx.writer(""),
+        wal: None,
+    };
+    seal_bytes(CompressionLevel::DEFAULT, IdentityHash::Plain, fields, &plain, None)
+        .map_err(|error| EngineError::failed(ErrorKind::Internal, error.to_string()))
+}
