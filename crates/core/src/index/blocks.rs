@@ -33,3 +33,20 @@ pub struct TouchedBlocks {
     /// else need be told of what is in them.
     pub whole_databases: Vec<(Oid, Oid)>,
 }
+
+impl TouchedBlocks {
+    /// Adds what other WAL touches.
+    pub fn add(&mut self, other: Self) {
+        for (fork, touched) in other.forks {
+            let own = self.forks.entry(fork).or_default();
+            own.blocks |= touched.blocks;
+            own.limit = match (own.limit, touched.limit) {
+                (Some(own), Some(other)) => Some(own.min(other)),
+                (own, other) => own.or(other),
+            };
+        }
+        self.whole_databases.extend(other.whole_databases);
+        self.whole_databases.sort_unstable();
+        self.whole_databases.dedup();
+    }
+}

@@ -1,34 +1,148 @@
 //! What is gathered from the records of one segment.
 
-use walden_pg::wal::decode::{CheckpointKind, EndOfRecovery, ParameterChange, TransactionEnd};
+use walden_pg::wal::decode::{
+    CheckpointKind, EndOfRecovery, ExclusiveLocks, ParameterChange, RelationMap, TransactionEnd,
+};
 use walden_pg::wal::{Payload, Record, ResourceManager};
-use walden_pg::{CheckPoint, Lsn, PgMajor, WalLevel};
+use walden_pg::{CheckPoint, Fork, Lsn, Oid, PgMajor, RelFileLocator, RelFileNumber, WalLevel};
 
-use super::events::{Event, EventKind};
+use super::classify::changes;
+use super::events::{Event, EventKind, NotableTransaction, RelationName, RelationOperation};
 use super::facts::{CommitMark, TimeRange, WalFacts, WalFlags, XidRange, larger};
-use super::segment_index::Carry;
+use super::segment_index::{Carry, Filling};
+use super::touched::Touched;
+use super::transactions::{RowKind, Transactions};
 
 /// Gathers facts, events and touched blocks from records in the order of the WAL.
 #[derive(Debug)]
 pub(super) struct Collector {
     pub(super) facts: WalFacts,
     pub(super) events: Vec<Event>,
+    pub(super) touched: Touched,
     pub(super) major: Option<PgMajor>,
+    transactions: Transactions,
+    /// Databases whose `pg_class` has other files than the first ones.
+    class_files: Vec<(Oid, RelFileNumber)>,
+    mass_change_rows: u64,
+    /// Where the last record begins: that of the carry before the first record.
+    last_record: Option<Lsn>,
+    /// Where the record begins that the carry has the beginning of.
+    pending: Option<Lsn>,
+    has_begun: bool,
 }
+
+const SEQUENCE: ResourceManager = ResourceManager::new(15);
+/// `XLH_DELETE_IS_SUPER`
+const DELETE_IS_UNDONE_INSERT: u8 = 1 << 3;
+/// `XLH_DELETE_IS_PARTITION_MOVE`
+const DELETE_IS_PARTITION_MOVE: u8 = 1 << 4;
+/// The OID of `pg_class`, and the number of its first files.
+const PG_CLASS: u32 = 1259;
+/// Databases of which it is known that `pg_class` has other files.
+const CLASS_FILES_MAX: usize = 4096;
 
 impl Collector {
     /// A collector that goes on where another one stopped.
-    pub(super) fn new(_mass_change_rows: u64, _carry: Option<&Carry>) -> Self {
-        Self { facts: WalFacts::default(), events: Vec::new(), major: None }
+    pub(super) fn new(mass_change_rows: u64, carry: Option<&Carry>) -> Self {
+        Self {
+            facts: WalFacts::default(),
+            events: Vec::new(),
+            touched: Touched::new(),
+            major: None,
+            transactions: carry.map(Transactions::resumed).unwrap_or_default(),
+            class_files: carry.map(|carry| carry.class_files.clone()).unwrap_or_default(),
+            mass_change_rows,
+            last_record: carry.and_then(|carry| carry.last_record),
+            pending: carry.and_then(|carry| carry.pending.as_ref()).map(|fragment| fragment.lsn),
+            has_begun: false,
+        }
     }
 
     /// Takes a record.
     #[inline]
     pub(super) fn record(&mut self, record: &Record<'_>) {
+        if self.last_record != Some(record.header.previous) || !self.has_begun {
+            self.begin(record);
+        }
+        self.last_record = Some(record.lsn);
+        for block in record.blocks() {
+            self.touched.touch(block.locator, block.fork, block.block);
+        }
+        match record.header.manager {
+            ResourceManager::HEAP => self.heap(record),
+            ResourceManager::XLOG if matches!(record.header.kind(), 0xA0 | 0xB0) => {
+                self.filled(record, Filling::Pages);
+            }
+            ResourceManager::TRANSACTION
+            | ResourceManager::XLOG
+            | ResourceManager::STORAGE
+            | ResourceManager::DATABASE
+            | ResourceManager::RELMAP
+            | ResourceManager::STANDBY => self.decoded(record),
+            SEQUENCE => self.filled(record, Filling::Sequence),
+            _ => {}
+        }
+    }
+
+    /// The first record, or one that does not follow the one before.
+    #[cold]
+    fn begin(&mut self, record: &Record<'_>) {
         self.major = Some(record.major);
-        let manager = record.header.manager;
-        if manager == ResourceManager::TRANSACTION || manager == ResourceManager::XLOG {
-            self.decoded(record);
+        let follows = match self.last_record {
+            Some(last) => last == record.header.previous,
+            None => self.pending == Some(record.lsn),
+        };
+        if !self.has_begun && !follows {
+            // What the carry told is of other WAL.
+            self.transactions = Transactions::default();
+            self.class_files.clear();
+        } else if !follows {
+            self.transactions.gap();
+        }
+        self.has_begun = true;
+    }
+
+    #[inline]
+    fn heap(&mut self, record: &Record<'_>) {
+        let Some(block) = record.blocks().first() else { return };
+        let (xid, files) = (record.header.xid, block.locator);
+        let kind = match record.header.info & 0x70 {
+            0x00 => 0,
+            0x20 | 0x40 => {
+                self.transactions.row(xid, files, RowKind::Updated);
+                1
+            }
+            0x10 => {
+                let flags = record.main_data().get(7).copied().unwrap_or_default();
+                if flags & DELETE_IS_UNDONE_INSERT != 0 {
+                    return;
+                }
+                let is_move = flags & DELETE_IS_PARTITION_MOVE != 0;
+                self.transactions.row(xid, files, if is_move { RowKind::Updated } else { RowKind::Deleted });
+                2
+            }
+            0x30 => return self.decoded(record),
+            _ => return,
+        };
+        if files.relation.get() == PG_CLASS || !self.class_files.is_empty() {
+            self.class_row(record, files, kind);
+        }
+    }
+
+    /// A row of what may be `pg_class`.
+    fn class_row(&mut self, record: &Record<'_>, files: RelFileLocator, kind: usize) {
+        let moved = self.class_files.iter().find(|(database, _)| *database == files.database);
+        if moved.map_or(PG_CLASS, |(_, number)| number.get()) == files.relation.get() {
+            self.transactions.class_row(record.header.xid, kind);
+        }
+    }
+
+    /// New files may have been filled: with more than the first page, which an empty index has, too.
+    #[inline]
+    fn filled(&mut self, record: &Record<'_>, filling: Filling) {
+        let Some(block) = record.blocks().last() else { return };
+        if block.block > 0 || filling == Filling::Sequence {
+            self.transactions.filled(record.header.xid, block.locator, filling);
         }
     }
 
@@ -36,7 +150,40 @@ impl Collector {
         let Ok(payload) = record.payload() else { return };
         match payload {
             Payload::Commit(end) => self.commit(record, &end),
-            Payload::Abort(end) => self.transaction_end(&end),
+            Payload::Abort(end) => self.abort(&end),
+            Payload::Prepare(prepare) => self.transactions.prepared(prepare.xid),
+            Payload::RunningTransactions(running) => {
+                self.transactions.running_from(running.oldest_running);
+                self.transactions.next_xid(running.next_xid);
+            }
+            Payload::ExclusiveLocks(locks) => self.locks(record, locks),
+            Payload::StorageCreate(create) => {
+                self.touched.cut(create.locator, create.fork, 0);
+                if create.fork == Fork::Main {
+                    self.transactions.created(record.header.xid, create.locator, record.lsn);
+                }
+            }
+            Payload::StorageTruncate(truncate) => {
+                self.touched.cut(truncate.locator, Fork::Main, truncate.blocks);
+                // Where the other forks are cut is not told.
+                self.touched.cut(truncate.locator, Fork::Fsm, 0);
+                self.touched.cut(truncate.locator, Fork::Vm, 0);
+            }
+            Payload::DatabaseCreate(create) if create.copied_from.is_some() => {
+                self.touched.database(create.tablespace, create.database);
+            }
+            Payload::DatabaseDrop(drop) => {
+                drop.tablespaces
+                    .iter()
+                    .for_each(|tablespace| self.touched.database(tablespace, drop.database));
+                self.facts.flags.add(WalFlags::DATABASE_DROP);
+                self.event(record, EventKind::DatabaseDropped(drop.database));
+            }
+            Payload::RelationMap(map) => self.relation_map(map),
+            Payload::HeapTruncate(truncate) => {
+                let xid = record.header.xid;
+                truncate.tables.iter().for_each(|table| self.transactions.truncated(xid, table));
+            }
             Payload::Checkpoint(kind, checkpoint) => self.checkpoint(record, kind, &checkpoint),
             Payload::CheckpointRedo(level) => self.wal_level(level),
             Payload::RestorePoint(point) => {
@@ -82,19 +229,88 @@ impl Collector {
         facts.end_times = Some(facts.end_times.map_or(time, |times| times.join(time)));
         let xid = XidRange::of(end.xid);
         facts.xids = Some(facts.xids.map_or(xid, |xids| xids.join(xid)));
-        facts.aborts += 1;
+    }
+
+    fn abort(&mut self, end: &TransactionEnd<'_>) {
+        self.transaction_end(end);
+        self.facts.aborts += 1;
+        self.transactions.forget(end.xid);
+        end.subxacts.iter().for_each(|xid| self.transactions.forget(xid));
     }
 
     fn commit(&mut self, record: &Record<'_>, end: &TransactionEnd<'_>) {
         self.transaction_end(end);
         let facts = &mut self.facts;
-        facts.aborts -= 1;
         facts.commits += 1;
         let mark = CommitMark { lsn: record.lsn, xid: end.xid, time: end.time };
         facts.first_commit.get_or_insert(mark);
         facts.last_commit = Some(mark);
         let time = TimeRange::of(end.time);
         facts.commit_times = Some(facts.commit_times.map_or(time, |times| times.join(time)));
+        self.notable(record, end);
+    }
+
+    /// Tells what a committed transaction did, if it is worth it.
+    fn notable(&mut self, record: &Record<'_>, end: &TransactionEnd<'_>) {
+        let is_plain = end.subxacts.is_empty() && end.deleted_files.is_empty() && end.dropped.is_empty();
+        let threshold = self.mass_change_rows;
+        let mut transaction = self
+            .transactions
+            .end(end.xid, |transaction| {
+                let is_worth_it = !is_plain || transaction.is_worth_it(threshold);
+                is_worth_it.then(|| std::mem::take(transaction))
+            })
+            .flatten();
+        if is_plain && transaction.is_none() {
+            return;
+        }
+        let transaction = transaction.get_or_insert_default();
+        for xid in end.subxacts.iter() {
+            self.transactions.end(xid, |other| transaction.absorb(other));
+        }
+        self.names(record, end, std::mem::take(&mut transaction.names));
+        let (changes, left_out) = changes(record.major, transaction, end, threshold);
+        if changes.is_empty() {
+            return;
+        }
+        for change in &changes {
+            self.facts.flags.add(flag_of(change.operation));
+        }
+        let database = changes.iter().find_map(|change| change.files.map(|files| files.database));
+        let notable = NotableTransaction {
+            xid: end.xid,
+            time: end.time,
+            database: end.database.or(database),
+            changes,
+            began_earlier: !self.transactions.is_complete(end.xid),
+            left_out,
+        };
+        self.event(record, EventKind::Transaction(notable));
+    }
+
+    fn names(&mut self, record: &Record<'_>, end: &TransactionEnd<'_>, names: Vec<RelationName>) {
+        for name in names {
+            self.facts.flags.add(WalFlags::NAMES);
+            self.event(record, EventKind::RelationNamed(RelationName { xid: end.xid, ..name }));
+        }
+    }
+
+    fn locks(&mut self, record: &Record<'_>, locks: ExclusiveLocks<'_>) {
+        // The locks that are held are repeated now and then, without an id in the header.
+        let is_repetition = !record.header.xid.is_valid();
+        for lock in locks.iter() {
+            if !is_repetition || !self.transactions.is_complete(lock.xid) {
+                self.transactions.locked(lock.xid, lock.relation);
+            }
+        }
+    }
+
+    fn relation_map(&mut self, map: RelationMap<'_>) {
+        let Some((_, number)) = map.entries().find(|(catalog, _)| catalog.get() == PG_CLASS) else { return };
+        self.class_files.retain(|(database, _)| *database != map.database);
+        if number.get() != PG_CLASS && self.class_files.len() < CLASS_FILES_MAX {
+            self.class_files.push((map.database, number));
+        }
     }
 
     fn checkpoint(&mut self, record: &Record<'_>, kind: CheckpointKind, checkpoint: &CheckPoint) {
@@ -106,8 +322,13 @@ impl Collector {
             self.facts.flags.add(WalFlags::TIMELINE_BEGINS);
         }
         self.wal_level(checkpoint.wal_level);
+        let is_shutdown = kind == CheckpointKind::Shutdown;
+        if is_shutdown {
+            self.transactions.server_ended();
+            self.transactions.next_xid(checkpoint.next_xid.xid());
+        }
         let kind = EventKind::Checkpoint {
-            shutdown: kind == CheckpointKind::Shutdown,
+            shutdown: is_shutdown,
             redo: checkpoint.redo,
             timeline: checkpoint.timeline,
             previous_timeline: checkpoint.previous_timeline,
@@ -119,6 +340,7 @@ impl Collector {
 
     fn end_of_recovery(&mut self, record: &Record<'_>, end: EndOfRecovery) {
         self.facts.flags.add(WalFlags::TIMELINE_BEGINS);
+        self.transactions.server_ended();
         self.wal_level(end.wal_level);
         let (timeline, previous_timeline) = (end.timeline, end.previous_timeline);
         self.event(record, EventKind::EndOfRecovery { timeline, previous_timeline, time: end.time });
@@ -132,6 +354,12 @@ impl Collector {
         self.event(record, EventKind::ParameterChange { maxima, wal_level: change.wal_level });
     }
 
+    /// What the next segment's indexer must know of the transactions.
+    pub(super) fn carry(&mut self, carry: &mut Carry) {
+        std::mem::take(&mut self.transactions).carry(carry);
+        carry.class_files = std::mem::take(&mut self.class_files);
+    }
+
     fn wal_level(&mut self, level: Option<WalLevel>) {
         if level == Some(WalLevel::Minimal) {
             self.facts.flags.add(WalFlags::WAL_LEVEL_MINIMAL);
@@ -141,3 +369,12 @@ impl Collector {
 
 /// Events of one segment that are told one by one.
 const EVENTS_MAX: usize = 4096;
+
+fn flag_of(operation: RelationOperation) -> WalFlags {
+    match operation {
+        RelationOperation::Drop => WalFlags::DROP,
+        RelationOperation::Truncate => WalFlags::TRUNCATE,
+        RelationOperation::Rewrite => WalFlags::REWRITE,
+        RelationOperation::MassDelete | RelationOperation::MassUpdate => WalFlags::MASS_CHANGE,
+    }
+}

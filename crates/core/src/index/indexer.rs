@@ -5,7 +5,6 @@ use walden_pg::wal::{
 };
 use walden_pg::{Lsn, PgMajor, SegmentName, SegmentNumber, SystemId, WalSegmentSize};
 
-use super::blocks::TouchedBlocks;
 use super::collect::Collector;
 use super::error::{IndexError, Result};
 use super::facts::{SegmentSummary, Straddler, WalFlags};
@@ -101,6 +100,7 @@ impl SegmentIndexer {
         }
         let (damage, damage_count) = damage_of(&outcome);
         let carry = self.carry(&outcome);
+        let straddler = self.straddler(&outcome);
         let joined = outcome.joined || outcome.head == 0;
         SegmentIndex {
             segment: self.name,
@@ -110,9 +110,9 @@ impl SegmentIndexer {
                 facts: self.collector.facts,
                 wal_end: outcome.end.unwrap_or(self.options.segment_size.start_of(self.number)),
                 joined,
-                straddler: self.straddler(&outcome),
+                straddler,
             },
-            blocks: TouchedBlocks::default(),
+            blocks: self.collector.touched.finish(),
             damage,
             damage_count,
             head: if joined { Vec::new() } else { self.scanner.head_bytes().to_vec() },
@@ -128,11 +128,11 @@ impl SegmentIndexer {
         outcome.pending.map(|record| Straddler { lsn: record.lsn, matters: may_matter(pending.bytes) })
     }
 
-    fn carry(&self, outcome: &SegmentOutcome) -> Carry {
+    fn carry(&mut self, outcome: &SegmentOutcome) -> Carry {
         if !matches!(outcome.stop, Stop::SegmentEnd | Stop::SwitchTail { .. }) {
             return Carry::default();
         }
-        Carry {
+        let mut carry = Carry {
             next: Some(self.number.next()),
             last_record: outcome.last_record.or(self.record_before.filter(|_| outcome.joined)),
             pending: self.scanner.pending_bytes().map(|pending| Fragment {
@@ -143,7 +143,9 @@ impl SegmentIndexer {
                 bytes: pending.bytes.get(..FRAGMENT_BYTES_MAX).unwrap_or(pending.bytes).to_vec(),
             }),
             ..Carry::default()
-        }
+        };
+        self.collector.carry(&mut carry);
+        carry
     }
 }
 

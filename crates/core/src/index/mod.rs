@@ -6,6 +6,7 @@
 mod blocks;
 mod blocks_codec;
 mod border;
+mod classify;
 mod codec;
 mod collect;
 mod error;
@@ -14,6 +15,8 @@ mod facts;
 mod indexer;
 mod rollup;
 mod segment_index;
+mod touched;
+mod transactions;
 
 pub use blocks::{ForkBlocks, RelationFork, TouchedBlocks};
 pub use border::resolve_border;

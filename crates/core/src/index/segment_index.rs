@@ -10,7 +10,7 @@ use super::blocks::TouchedBlocks;
 use super::blocks_codec;
 use super::codec::{Kind, SectionWriter, Sections};
 use super::error::{IndexError, Result};
-use super::events::Event;
+use super::events::{Event, RelationName};
 use super::facts::SegmentSummary;
 use super::rollup::RollupEntry;
 
@@ -97,8 +97,6 @@ pub struct Fragment {
 pub struct OpenTransaction {
     /// Its id.
     pub xid: Xid,
-    /// Its top-level transaction, where the WAL told it.
-    pub parent: Option<Xid>,
     /// Whether it was prepared: it outlives the server's end.
     pub prepared: bool,
     /// The rows that it deleted and updated, by relation.
@@ -113,8 +111,12 @@ pub struct OpenTransaction {
     pub made: Vec<Oid>,
     /// The files that it gave to relations, from rows of `pg_class`: the relation and the new files' number.
     pub moved: Vec<(Oid, RelFileNumber)>,
+    /// What it called relations, from rows of `pg_class`.
+    pub names: Vec<RelationName>,
     /// Rows of `pg_class` inserted, updated, deleted.
     pub class_rows: [u32; 3],
+    /// Whether there was more to note than is kept.
+    pub left_out: bool,
 }
 
 /// Rows of one relation that a transaction changed.
@@ -133,6 +135,8 @@ pub struct RowCounts {
 pub struct CreatedFiles {
     /// The files.
     pub files: RelFileLocator,
+    /// Where the record that created them begins.
+    pub lsn: Lsn,
     /// How they were filled.
     pub filling: Filling,
 }
@@ -172,7 +176,7 @@ struct Head {
     major: Option<PgMajor>,
     summary: SegmentSummary,
     damage_count: u64,
-    head_bytes: u32,
+    fragment_bytes: u32,
 }
 
 impl SegmentIndex {
@@ -188,7 +192,7 @@ impl SegmentIndex {
                 major: self.major,
                 summary: self.summary,
                 damage_count: self.damage_count,
-                head_bytes: self.head_bytes,
+                fragment_bytes: self.head_bytes,
             },
         );
         sections.list(EVENTS, &self.events);
@@ -225,7 +229,7 @@ impl SegmentIndex {
             damage: sections.list(DAMAGE, "the list of damaged places", DAMAGE_READ_MAX)?,
             damage_count: head.damage_count,
             head: fragment.to_vec(),
-            head_bytes: head.head_bytes,
+            head_bytes: head.fragment_bytes,
             carry: sections.structure(CARRY, "what goes over to the next segment")?,
             siblings: sections.list(SIBLINGS, "the list of earlier segments", SIBLINGS_READ_MAX)?,
         })
