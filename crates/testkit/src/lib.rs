@@ -2,6 +2,7 @@
 
 pub mod conformance;
 pub mod fault;
+pub mod history;
 pub mod postgres;
 pub mod stores;
 pub mod testbench;

@@ -268,6 +268,15 @@ impl PgServer {
         }
     }
 
+    /// Whether a server that was started has ended by itself. Does not wait.
+    ///
+    /// # Errors
+    /// [`Error::Testbench`] when the system does not say.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        self.exited()?;
+        Ok(self.postmaster.is_none())
+    }
+
     /// Stops the server and waits for its end.
     ///
     /// # Errors
