@@ -1,29 +1,32 @@
 //! `walden wal push`: the archive_command.
 //!
-//! A file is checked, sealed in one pass and written with one conditional PUT; success is reported only when an
+//! A file is checked, sealed and indexed in one pass and written with one conditional PUT; success is reported only when an
 //! object with these very bytes stands in the store. Nothing is ever overwritten: what is there already is either
 //! the same, which is success, or another file, which is a conflict that names both writers.
 
+mod completed;
+mod indexing;
 mod left_timeline;
+mod wal_file;
 
-use std::fs::File;
-use std::io::Read;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::path::Path;
 
 use serde::Serialize;
+use walden_core::index::{DamageNote, SegmentIndex, WalFlags};
 use walden_core::{
-    ErrorKind, Incarnation, IncarnationRecord, Incoming, ObjectHeader, ObjectKey, ObjectKind, SegmentFacts,
-    WalIdentity, judge_archive, sha256_hex,
+    ErrorKind, IncarnationRecord, ObjectHeader, ObjectKey, ObjectKind, encode_header_frame, judge_archive,
+    sha256_hex,
 };
-use walden_pg::{ArchiveFileName, SegmentHeader, TimelineHistory, TimelineId};
+use walden_pg::{ArchiveFileName, TimelineHistory, TimelineId};
 use walden_store::{
-    CompressionLevel, CreateOutcome, Existing, Expected, HeaderFields, HeaderRead, IdentityHash, SealError,
-    SealedObject, Sealer, Store, open_sealed,
+    CompressionLevel, CreateOutcome, Existing, Expected, HeaderFields, HeaderRead, SealedObject, Store,
+    open_sealed,
 };
 
+use self::completed::roll_up_if_complete;
+use self::indexing::Indexing;
 use self::left_timeline::same_up_to_fork;
+use self::wal_file::{Sealed, WalFile};
 use crate::authority::Authority;
 use crate::catalog::HISTORY_BYTES_MAX;
 use crate::context::Context;
@@ -31,8 +34,8 @@ use crate::data_directory::DataDirectory;
 use crate::error::{EngineError, Result};
 use crate::fs::read_if_present;
 
-/// How much of a file is read at once.
-const READ_BYTES: usize = 256 << 10;
+/// So many damaged places are told one by one.
+const DAMAGE_TOLD_MAX: usize = 8;
 /// A backup history file or history file is never larger.
 const TEXT_BYTES_MAX: u64 = HISTORY_BYTES_MAX;
 
@@ -63,6 +66,26 @@ pub struct PushReport {
     pub stored_bytes: u64,
     /// SHA-256 of the file.
     pub sha256: String,
+    /// What is damaged in the segment: recovery will not get past it. It was archived all the same.
+    pub damage: Option<PushDamage>,
+}
+
+/// Damage that was found in a segment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PushDamage {
+    /// How many places are damaged.
+    pub count: u64,
+    /// The first of them, at most 8.
+    pub places: Vec<DamageNote>,
+}
+
+impl PushDamage {
+    fn of(index: &SegmentIndex) -> Option<Self> {
+        index.summary.facts.flags.any(WalFlags::DAMAGED).then(|| Self {
+            count: index.damage_count,
+            places: index.damage.iter().take(DAMAGE_TOLD_MAX).cloned().collect(),
+        })
+    }
 }
 
 /// Archives files of one server. Cheap to clone.
@@ -122,51 +145,87 @@ impl Archiver {
             self.ensure_history(&mut authority, timeline, path, &file).await?;
         }
         let store = self.ctx.store.with_conditional_create(authority.conditional_create);
-        let report = self.store_file(&store, incarnation, file).await?;
+        let report = self.store_file(&store, &authority.record, file).await?;
         if let Ok(ArchiveFileName::History(timeline)) = report.name.parse() {
             authority.add_history(&self.ctx, timeline, &report.sha256);
         }
         Ok(report)
     }
 
-    async fn store_file(&self, store: &Store, incarnation: Incarnation, file: WalFile) -> Result<PushReport> {
-        let (name, bytes) = (file.name, file.bytes);
-        let key = self.ctx.layout().incarnation(incarnation).archive_file(name);
-        let fields = HeaderFields {
-            kind: object_kind(name),
-            name: name.to_string(),
-            server: self.ctx.server.clone(),
-            incarnation,
-            writer: self.ctx.writer(&file.instance()),
-            wal: file.wal_identity(),
-        };
-        let (path, facts) = (file.path.clone(), file.facts);
-        let level = self.level;
-        let sealed = tokio::task::spawn_blocking(move || file.seal(level, fields));
-        let sealed =
-            sealed.await.map_err(|error| EngineError::failed(ErrorKind::Internal, error.to_string()))??;
-        let outcome = match store.create_once(&key, &sealed, &self.ctx.budget()).await? {
+    async fn store_file(
+        &self,
+        store: &Store,
+        record: &IncarnationRecord,
+        file: WalFile,
+    ) -> Result<PushReport> {
+        let (name, bytes, path, facts) = (file.name, file.bytes, file.path.clone(), file.facts);
+        let key = self.ctx.layout().incarnation(record.incarnation()).archive_file(name);
+        let indexing = Indexing::prepare(&self.ctx, record, name, &path).filter(|_| facts.is_some());
+        let (Sealed { object, index }, indexing) = self.seal(record, file, indexing).await?;
+        let mut stored_bytes = (object.object_bytes(), object.header().index_bytes);
+        let outcome = match store.create_once(&key, &object, &self.ctx.budget()).await? {
             CreateOutcome::Created => PushOutcome::Stored,
-            CreateOutcome::AlreadyStored(_) => PushOutcome::AlreadyStored,
+            CreateOutcome::AlreadyStored(existing) => {
+                stored_bytes = existing.header().map_or(stored_bytes, stored_sizes);
+                PushOutcome::AlreadyStored
+            }
             CreateOutcome::Conflict(existing) => {
-                let error = conflict(&key, &existing, sealed.header());
+                let error = conflict(&key, &existing, object.header());
                 let comparable = existing.header().is_some_and(|header| header.name == name.to_string());
                 let Some(facts) = facts.filter(|_| comparable) else { return Err(error) };
                 if !same_up_to_fork(&self.ctx, store, &key, name, &path, facts).await? {
                     return Err(error);
                 }
-                PushOutcome::AlreadyStored
+                // Whoever left the timeline here has nothing to remember of it.
+                return Ok(report(name, PushOutcome::AlreadyStored, &key, bytes, &object, index.as_ref()));
             }
         };
-        Ok(PushReport {
-            schema: 1,
-            name: name.to_string(),
-            outcome,
-            key: key.to_string(),
-            bytes,
-            stored_bytes: sealed.object_bytes(),
-            sha256: sealed.header().plain_sha256.clone().unwrap_or_default(),
-        })
+        let report = report(name, outcome, &key, bytes, &object, index.as_ref());
+        if let Some(damage) = &report.damage {
+            let place = damage.places.first();
+            tracing::error!(
+                segment = %name, places = damage.count, lsn = ?place.map(|place| place.lsn),
+                what = place.map(|place| place.what.as_str()), "the segment is damaged, and archived as it is"
+            );
+        }
+        if let (Some(index), Some(indexing), ArchiveFileName::Segment(segment)) = (index, indexing, name) {
+            let known = indexing.remember(&self.ctx, record.incarnation(), index, stored_bytes);
+            roll_up_if_complete(&self.ctx, record, segment, known).await;
+        }
+        Ok(report)
+    }
+
+    /// Reads and seals a file on another thread. Should the indexer fail on what is in it, it is sealed without an index:
+    /// an archive without an index is worth more than a full disk.
+    async fn seal(
+        &self,
+        record: &IncarnationRecord,
+        file: WalFile,
+        indexing: Option<Indexing>,
+    ) -> Result<(Sealed, Option<Indexing>)> {
+        let fields = HeaderFields {
+            kind: object_kind(file.name),
+            name: file.name.to_string(),
+            server: self.ctx.server.clone(),
+            incarnation: record.incarnation(),
+            writer: self.ctx.writer(&file.instance()),
+            wal: file.wal_identity(),
+        };
+        let (level, path, without) = (self.level, file.path.clone(), fields.clone());
+        let indexes = indexing.is_some();
+        let sealing = tokio::task::spawn_blocking(move || {
+            let sealed = file.seal(level, fields, indexing.as_ref());
+            sealed.map(|sealed| (sealed, indexing))
+        });
+        match sealing.await {
+            Err(error) if indexes && error.is_panic() => {
+                tracing::error!(path = %path.display(), "the indexer failed: the segment is archived without an index");
+                let file = WalFile::open(&path)?;
+                let sealing = tokio::task::spawn_blocking(move || file.seal(level, without, None));
+                Ok((sealing.await.map_err(|error| internal(&error))??, None))
+            }
+            sealed => sealed.map_err(|error| internal(&error))?,
+        }
     }
 
     /// A segment of a timeline above 1 is accepted only when the timeline's history is in the archive and agrees
@@ -190,7 +249,7 @@ impl Archiver {
             }
             // Equal is success, different is a conflict, missing is filled in: exactly a push of the history.
             let store = self.ctx.store.with_conditional_create(authority.conditional_create);
-            Box::pin(self.store_file(&store, incarnation, WalFile::open(&beside)?)).await?;
+            Box::pin(self.store_file(&store, &authority.record, WalFile::open(&beside)?)).await?;
             authority.add_history(&self.ctx, timeline, &sha256);
             return Ok(());
         }
@@ -213,6 +272,36 @@ impl Archiver {
                 "archive {name} first: PostgreSQL keeps it in pg_wal, and walden init archives what it finds there"
             ))),
         }
+    }
+}
+
+fn internal(error: &tokio::task::JoinError) -> EngineError {
+    EngineError::failed(ErrorKind::Internal, error.to_string())
+}
+
+/// The size of an object and of its index frame, by its header.
+fn stored_sizes(header: &ObjectHeader) -> (u64, u64) {
+    let front = encode_header_frame(header).map_or(0, |frame| frame.len() as u64);
+    (front + header.stored_bytes + header.index_bytes, header.index_bytes)
+}
+
+fn report(
+    name: ArchiveFileName,
+    outcome: PushOutcome,
+    key: &ObjectKey,
+    bytes: u64,
+    object: &SealedObject,
+    index: Option<&SegmentIndex>,
+) -> PushReport {
+    PushReport {
+        schema: 1,
+        name: name.to_string(),
+        outcome,
+        key: key.to_string(),
+        bytes,
+        stored_bytes: object.object_bytes(),
+        sha256: object.header().plain_sha256.clone().unwrap_or_default(),
+        damage: index.and_then(PushDamage::of),
     }
 }
 
@@ -295,171 +384,4 @@ fn conflict(key: &ObjectKey, existing: &Existing, ours: &ObjectHeader) -> Engine
         ),
     )
     .with_hint(hint)
-}
-
-/// A file that PostgreSQL wants archived, opened and looked at.
-#[derive(Debug)]
-struct WalFile {
-    path: PathBuf,
-    file: File,
-    name: ArchiveFileName,
-    bytes: u64,
-    modified: SystemTime,
-    facts: Option<SegmentFacts>,
-}
-
-impl WalFile {
-    fn open(path: &Path) -> Result<Self> {
-        let text = path.file_name().unwrap_or_default().to_string_lossy();
-        let name: ArchiveFileName = text.parse().map_err(|_| {
-            let message = format!("not the name of a file that PostgreSQL archives name={text:?}");
-            EngineError::failed(ErrorKind::Invalid, message)
-                .with_hint("archive_command must pass %p: walden wal push %p")
-        })?;
-        let failed = |source| EngineError::local("open", path, source);
-        let file = File::open(path).map_err(failed)?;
-        let metadata = file.metadata().map_err(failed)?;
-        if !metadata.is_file() {
-            let message = format!("not a regular file path={}", path.display());
-            return Err(EngineError::failed(ErrorKind::Invalid, message));
-        }
-        let mut opened = Self {
-            path: path.to_owned(),
-            file,
-            name,
-            bytes: metadata.len(),
-            modified: metadata.modified().map_err(failed)?,
-            facts: None,
-        };
-        if opened.name.is_segment_sized() {
-            opened.facts = opened.read_facts()?;
-        } else if opened.bytes > TEXT_BYTES_MAX {
-            let message = format!("too large for a history file name={name} bytes={}", opened.bytes);
-            return Err(EngineError::failed(ErrorKind::Invalid, message));
-        }
-        if let ArchiveFileName::History(timeline) = opened.name {
-            opened.check_history(timeline)?;
-        }
-        // What the file says of itself is judged before anyone is asked about it.
-        judge_archive(&opened.incoming(), None)?;
-        Ok(opened)
-    }
-
-    /// A history that can't be read, or names no parent, would be kept for ever in the right one's place.
-    fn check_history(&self, timeline: TimelineId) -> Result<()> {
-        let bytes = read_if_present(&self.path, TEXT_BYTES_MAX)?.unwrap_or_default();
-        let history = TimelineHistory::parse(timeline, &bytes)
-            .map_err(|source| EngineError::Format { what: self.path.display().to_string(), source })?;
-        if history.entries().is_empty() {
-            let message = format!("the history file names no parent name={}", self.name);
-            return Err(
-                EngineError::failed(ErrorKind::Invalid, message).with_hint("it is torn: look at the disk")
-            );
-        }
-        Ok(())
-    }
-
-    fn read_facts(&self) -> Result<Option<SegmentFacts>> {
-        use std::os::unix::fs::FileExt;
-        let mut page = [0; 64];
-        let mut filled = 0;
-        while let Some(rest) = page.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-            match self.file.read_at(rest, filled as u64) {
-                Ok(0) => break,
-                Ok(read) => filled += read,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(source) => return Err(EngineError::local("read", &self.path, source)),
-            }
-        }
-        let Ok(header) = SegmentHeader::parse(page.get(..filled).unwrap_or_default()) else {
-            return Ok(None);
-        };
-        Ok(Some(SegmentFacts {
-            major: header.page.major,
-            system_id: header.system_id,
-            timeline: header.page.timeline,
-            segment_size: header.segment_size,
-            page_address: header.page.address,
-        }))
-    }
-
-    fn incoming(&self) -> Incoming {
-        Incoming { name: self.name, bytes: self.bytes, facts: self.facts }
-    }
-
-    /// Whose file it is: a segment says so itself, a history file is its data directory's.
-    fn incarnation(&self, data: Option<&DataDirectory>) -> Result<Incarnation> {
-        match (self.facts, data) {
-            (Some(facts), _) => Ok(Incarnation { system_id: facts.system_id, major: facts.major }),
-            (None, Some(data)) => data.incarnation(),
-            (None, None) => Err(EngineError::failed(
-                ErrorKind::Config,
-                format!("whose file this is can't be seen: no data directory around it name={}", self.name),
-            )
-            .with_hint(
-                "run it in the data directory, as PostgreSQL does, or give an absolute path into its pg_wal",
-            )),
-        }
-    }
-
-    /// The timeline whose history must be in the archive before this file.
-    fn needs_history(&self) -> Option<TimelineId> {
-        self.facts.is_some().then(|| self.name.timeline()).filter(|timeline| *timeline > TimelineId::FIRST)
-    }
-
-    fn wal_identity(&self) -> Option<WalIdentity> {
-        let facts = self.facts?;
-        Some(WalIdentity {
-            system_id: facts.system_id,
-            timeline: self.name.timeline(),
-            segment_size: facts.segment_size,
-            start_lsn: facts.page_address,
-            end_lsn: facts.page_address.saturating_add(facts.segment_size.bytes()),
-            summary: None,
-        })
-    }
-
-    /// The data directory as far as the path shows it, for messages.
-    fn instance(&self) -> String {
-        let absolute = std::path::absolute(&self.path).unwrap_or_else(|_| self.path.clone());
-        absolute.parent().and_then(Path::parent).unwrap_or(&absolute).display().to_string()
-    }
-
-    /// The name must still lead to the file that was read, and nothing may have been written to it meanwhile: a
-    /// segment that PostgreSQL recycles under us becomes another one.
-    fn refuse_changed(&self) -> Result<()> {
-        let failed = |source| EngineError::local("look at", &self.path, source);
-        let (named, read) = (self.path.metadata().map_err(failed)?, self.file.metadata().map_err(failed)?);
-        let same = (named.dev(), named.ino()) == (read.dev(), read.ino());
-        if same && read.len() == self.bytes && read.modified().map_err(failed)? == self.modified {
-            return Ok(());
-        }
-        let message = format!("the file changed while it was read name={}", self.name);
-        Err(EngineError::failed(ErrorKind::Invalid, message))
-    }
-
-    /// Reads the file once: hashed and compressed on the way.
-    fn seal(mut self, level: CompressionLevel, fields: HeaderFields) -> Result<SealedObject> {
-        let seal_failed = |error: SealError| match error {
-            SealError::Length { announced, given } => EngineError::failed(
-                ErrorKind::Invalid,
-                format!("the file changed while it was read announced={announced} given={given}"),
-            ),
-            other => EngineError::failed(ErrorKind::Internal, other.to_string()),
-        };
-        let mut sealer = Sealer::new(level, IdentityHash::Plain).map_err(seal_failed)?;
-        sealer.begin_frame(self.bytes).map_err(seal_failed)?;
-        let mut buffer = vec![0; READ_BYTES];
-        loop {
-            match self.file.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(read) => sealer.write(buffer.get(..read).unwrap_or_default()).map_err(seal_failed)?,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(source) => return Err(EngineError::local("read", &self.path, source)),
-            }
-        }
-        sealer.end_frame().map_err(seal_failed)?;
-        self.refuse_changed()?;
-        sealer.finish(fields, None).map_err(seal_failed)
-    }
 }

@@ -112,6 +112,25 @@ pub fn write_durably(destination: &Path, bytes: &[u8]) -> Result<()> {
     file.publish(destination)
 }
 
+/// Writes a whole file for what may be lost without harm: replaces what was there in one step, and waits for no disk.
+///
+/// # Errors
+/// [`EngineError::Local`].
+pub fn replace_quickly(destination: &Path, parts: &[&[u8]]) -> Result<()> {
+    let name = destination.file_name().unwrap_or_default().to_string_lossy();
+    let path = destination.with_file_name(format!(".{name}.{}{TEMPORARY}", std::process::id()));
+    let written = (|| {
+        // What a process of the same number left there is written over.
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+        parts.iter().try_for_each(|part| file.write_all(part))?;
+        std::fs::rename(&path, destination)
+    })();
+    written.map_err(|source| {
+        let _ = std::fs::remove_file(&path);
+        EngineError::local("write", destination, source)
+    })
+}
+
 /// Reads a small file whole; `None` when it is not there.
 ///
 /// # Errors

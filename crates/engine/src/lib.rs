@@ -18,12 +18,13 @@ mod indexing;
 mod init;
 mod planning;
 mod progress;
+mod rebuild;
 pub mod restore;
 mod rollup;
 mod server;
 mod wal;
 
-pub use archiver::{Archiver, PushOutcome, PushReport};
+pub use archiver::{Archiver, PushDamage, PushOutcome, PushReport};
 pub use authority::Authority;
 pub use catalog::{load_overview, load_snapshot, read_backup_record, satisfy};
 pub use check::{ArchiverFacts, Check, CheckReport, CheckStatus, check};
@@ -35,6 +36,7 @@ pub use fetcher::{FetchOutcome, FetchReport, Fetcher};
 pub use init::{InitReport, InitRequest, init};
 pub use planning::{plan, plan_from, window, window_from};
 pub use progress::{NoProgress, Progress, Unit};
+pub use rebuild::{RebuildReport, RebuildRequest, index_rebuild};
 pub use server::{
     AdoptReport, ServerReport, adopt, find_incarnation, read_incarnation, read_repository, read_server,
     server_report,

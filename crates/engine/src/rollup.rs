@@ -3,11 +3,14 @@
 //! Derived from other objects, and overwritten by whoever has newer ones: nothing may depend on one being there, and
 //! what can't be read counts as not there.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
 use walden_core::index::Rollup;
 use walden_core::{
-    BackupId, BackupRecord, DerivedKey, ErrorKind, Incarnation, IncarnationLayout, ObjectKind, RecordKind,
-    decode_envelope,
+    ArchiveObject, BackupId, BackupRecord, DerivedKey, ErrorKind, Incarnation, IncarnationLayout, ObjectKind,
+    RecordKind, decode_envelope,
 };
 use walden_pg::TimelineId;
 use walden_store::{
@@ -15,8 +18,10 @@ use walden_store::{
     seal_bytes,
 };
 
+use crate::catalog::READS_AT_ONCE;
 use crate::context::Context;
 use crate::error::{EngineError, Result};
+use crate::server::RECORD_BYTES_MAX;
 
 /// Largest plain rollup read or written, in bytes.
 const PLAIN_BYTES_MAX: u64 = 64 << 20;
@@ -55,7 +60,7 @@ pub(crate) async fn write_rollup(
     budget: &RetryBudget,
 ) -> Result<()> {
     let (timeline, log) = (rollup.timeline, rollup.log);
-    let object = seal(ctx, layout, ObjectKind::Rollup, rollup_name(timeline, log), rollup.encode())?;
+    let object = seal(ctx, layout, ObjectKind::Rollup, rollup_name(timeline, log), &rollup.encode())?;
     Ok(ctx.store.replace_derived(&layout.rollup(timeline, log), &object, budget).await?)
 }
 
@@ -121,8 +126,51 @@ pub(crate) async fn write_backup_rollup(
         plain.extend_from_slice(copy.text.trim_ascii_end());
         plain.push(b'\n');
     }
-    let object = seal(ctx, layout, ObjectKind::BackupRollup, BACKUPS_NAME.to_owned(), plain)?;
+    let object = seal(ctx, layout, ObjectKind::BackupRollup, BACKUPS_NAME.to_owned(), &plain)?;
     Ok(ctx.store.replace_derived(&layout.backup_rollup(), &object, budget).await?)
+}
+
+/// Brings the copy of all backup records up to date: with `fresh`, a record that was just written, and what is missing
+/// in it or, with `anew`, everything. Returns how many records are in it now.
+///
+/// # Errors
+/// Of the store.
+pub(crate) async fn refresh_backup_rollup(
+    ctx: &Context,
+    layout: &IncarnationLayout,
+    fresh: Option<RecordCopy>,
+    anew: bool,
+) -> Result<usize> {
+    let budget = ctx.listing_budget();
+    let level = ctx.store.list_level(&layout.backups_prefix(), &budget).await?;
+    let is_there =
+        level.objects.iter().any(|object| layout.parse(&object.key) == Some(ArchiveObject::BackupRollup));
+    let old = if is_there && !anew { read_backup_rollup(ctx, layout, &budget).await? } else { Vec::new() };
+    let mut known: BTreeMap<BackupId, RecordCopy> =
+        old.into_iter().chain(fresh.clone()).map(|copy| (copy.id.clone(), copy)).collect();
+    let mut copies: Vec<RecordCopy> = Vec::new();
+    let mut unknown = Vec::new();
+    for id in level.directories.iter().filter_map(|prefix| layout.parse_backup_prefix(prefix)) {
+        match known.remove(&id) {
+            Some(copy) => copies.push(copy),
+            None => unknown.push(id),
+        }
+    }
+    // A listing may be too old to show what was just written.
+    copies.extend(fresh.filter(|fresh| known.contains_key(&fresh.id)));
+    let reads = stream::iter(unknown).map(async |id| {
+        let key = layout.backup(&id).commit();
+        match ctx.store.get(&key, RECORD_BYTES_MAX, &budget).await {
+            Ok(text) => Ok(RecordCopy::of(layout.incarnation(), text).filter(|copy| copy.id == id)),
+            // Under way, or interrupted.
+            Err(error) if error.is_object_not_found() => Ok(None),
+            Err(error) => Err(EngineError::from(error)),
+        }
+    });
+    let read: Vec<Option<RecordCopy>> = reads.buffer_unordered(READS_AT_ONCE).try_collect().await?;
+    copies.extend(read.into_iter().flatten());
+    write_backup_rollup(ctx, layout, &copies, &budget).await?;
+    Ok(copies.len())
 }
 
 async fn read_derived(
@@ -153,7 +201,7 @@ fn seal(
     layout: &IncarnationLayout,
     kind: ObjectKind,
     name: String,
-    plain: Vec<u8>,
+    plain: &[u8],
 ) -> Result<SealedObject> {
     if plain.len() as u64 > PLAIN_BYTES_MAX {
         let message = format!("a rollup would be too large name={name} bytes={}", plain.len());
@@ -167,6 +215,6 @@ fn seal(
         writer: ctx.writer(""),
         wal: None,
     };
-    seal_bytes(CompressionLevel::DEFAULT, IdentityHash::Plain, fields, &plain, None)
+    seal_bytes(CompressionLevel::DEFAULT, IdentityHash::Plain, fields, plain, None)
         .map_err(|error| EngineError::failed(ErrorKind::Internal, error.to_string()))
 }

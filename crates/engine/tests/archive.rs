@@ -342,7 +342,10 @@ async fn a_damaged_object_is_found_and_never_handed_out() {
     let report = bench.push(NAME).await.unwrap();
     let object = bench.directory.path().join("repo").join(&report.key);
     let good = std::fs::read(&object).unwrap();
-    for at in [20, good.len() / 2, good.len() - 1] {
+    let (header, _) = walden_core::decode_header_frame(&good).unwrap();
+    let index_at = good.len() - usize::try_from(header.index_bytes).unwrap();
+    assert!(index_at < good.len());
+    for at in [20, index_at / 2, index_at - 1] {
         let mut bad = good.clone();
         bad[at] ^= 1;
         std::fs::write(&object, bad).unwrap();
@@ -352,6 +355,12 @@ async fn a_damaged_object_is_found_and_never_handed_out() {
     std::fs::write(&object, &good[..good.len() - 1]).unwrap();
     assert_eq!(bench.get(NAME).await.unwrap_err().kind(), ErrorKind::Corrupt, "torn");
     assert!(!bench.wal("RECOVERYXLOG").try_exists().unwrap());
+    // The index is derived: its damage must not cost a recovery the segment.
+    let mut bad = good.clone();
+    bad[index_at + 30] ^= 1;
+    std::fs::write(&object, bad).unwrap();
+    assert_eq!(bench.get(NAME).await.unwrap().outcome, FetchOutcome::Fetched);
+    assert_eq!(std::fs::read(bench.wal("RECOVERYXLOG")).unwrap(), segment(0));
     assert_eq!(bench.litter(), Vec::<String>::new());
 }
 

@@ -70,7 +70,12 @@ impl Store {
         let unsealer =
             Unsealer::new(expected, plain).map_err(|error| corrupt(&place, expected.name, error))?;
         match unseal(reader, unsealer).await? {
-            Ok(unsealed) => Ok(unsealed),
+            Ok(unsealed) => {
+                if let Some(Err(error)) = &unsealed.index {
+                    tracing::warn!(%place, cause = %error, "the contents are good, but their index is damaged");
+                }
+                Ok(unsealed)
+            }
             Err(error) => Err(corrupt(&place, expected.name, error)),
         }
     }

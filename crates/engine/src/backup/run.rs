@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -37,10 +38,13 @@ use super::wait::{NeededWal, WalWait, wait_for_wal};
 use crate::context::Context;
 use crate::error::{EngineError, Result};
 use crate::progress::Unit;
+use crate::rollup::{RecordCopy, refresh_backup_rollup};
 use crate::server::render_record;
 
 /// How often the session with the server is looked at while files are copied.
 const SESSION_LOOK: Duration = Duration::from_secs(1);
+/// How long a finished backup waits until its record is repeated in the copy of all records.
+const ROLLUP_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Ends a task when nobody waits for it any more.
 struct Task<T>(JoinHandle<T>);
@@ -458,7 +462,20 @@ impl BackupRunner {
         let bytes = render_record(RecordKind::Backup, &key, &record)?;
         created(&key, &self.ctx.store.create_record_once(&key, &bytes, &self.ctx.budget()).await?)?;
         tracing::info!(id = %record.id, bytes = record.bytes, stored_bytes = record.stored_bytes, "backup finished");
+        self.repeat_record(begun, bytes).await;
         Ok(record)
+    }
+
+    /// Adds the record to the copy of all records, so that they can be read at once. The backup exists by now, and needs no
+    /// copy: a failure is only told.
+    async fn repeat_record(&self, begun: &Begun, record: Bytes) {
+        let copy = RecordCopy::of(begun.identity.incarnation, record);
+        let refreshed = refresh_backup_rollup(&self.ctx, &begun.archive, copy, false);
+        match tokio::time::timeout(ROLLUP_DEADLINE, refreshed).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the copy of all backup records was not written"),
+            Err(_) => tracing::warn!("the copy of all backup records was not written in time"),
+        }
     }
 }
 

@@ -10,7 +10,9 @@ use walden_core::{
     SegmentDetail, SegmentEnd, TransactionEndMark,
 };
 use walden_pg::wal::decode::TransactionEnd;
-use walden_pg::wal::{Payload, Record, SegmentOutcome, Stop, WalScanner, WalScannerOptions};
+use walden_pg::wal::{
+    Damage, OnDamage, Payload, Record, SegmentOutcome, Stop, WalScanner, WalScannerOptions,
+};
 use walden_pg::{ArchiveFileName, Lsn, SegmentId, SegmentNumber, WalSegmentSize};
 use walden_store::{Expected, StoreError};
 

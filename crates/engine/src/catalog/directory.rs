@@ -52,7 +52,7 @@ impl Directory {
     }
 
     /// Lists consecutive directories in one listing: those that have objects, and what lies beside them.
-    pub(super) async fn list_range(
+    pub(crate) async fn list_range(
         ctx: &Context,
         layout: &IncarnationLayout,
         size: WalSegmentSize,
@@ -100,7 +100,7 @@ impl Directory {
     }
 
     /// Tells the snapshot what was listed.
-    pub(super) fn add_to(&self, snapshot: &mut CatalogSnapshot) {
+    pub(crate) fn add_to(&self, snapshot: &mut CatalogSnapshot) {
         let size = snapshot.incarnation.segment_size;
         for (number, bytes) in &self.segments {
             snapshot.add_segment(walden_pg::SegmentId::new(self.timeline, *number).name(size), *bytes);

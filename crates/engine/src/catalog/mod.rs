@@ -18,7 +18,7 @@ pub(crate) use self::directory::Directory;
 pub use self::needs::satisfy;
 pub use self::overview::load_overview;
 pub use self::records::read_backup_record;
-pub(crate) use self::records::HISTORY_BYTES_MAX;
+pub(crate) use self::records::{HISTORY_BYTES_MAX, read_all_histories};
 use self::records::{read_backups, read_histories};
 pub(crate) use self::summaries::{SummaryReader, predecessor};
 use crate::context::Context;

@@ -104,7 +104,7 @@ async fn list_if_small(
 
 /// What is known of one timeline of a large archive.
 struct Timeline {
-    timeline: TimelineId,
+    id: TimelineId,
     /// What rollups tell of directories that are there.
     told: BTreeMap<u32, LogSummary>,
     /// The directories that were listed.
@@ -121,7 +121,7 @@ impl Timeline {
     ) -> Result<Self> {
         let level = ctx.store.list_level(&layout.timeline_prefix(timeline), &ctx.listing_budget()).await?;
         let strays = level.objects.into_iter().map(|object| foreign(object.key)).collect();
-        let mut read = Self { timeline, told: BTreeMap::new(), listed: BTreeMap::new(), strays };
+        let mut read = Self { id: timeline, told: BTreeMap::new(), listed: BTreeMap::new(), strays };
         let mut logs = BTreeSet::new();
         for prefix in level.directories {
             match layout.parse_log_prefix(timeline, &prefix) {
@@ -161,7 +161,7 @@ impl Timeline {
         for _ in 0..ROLLUP_READS_MAX {
             let mut untold = logs.iter().rev().filter(|log| !self.told.contains_key(log));
             let Some(log) = untold.find(|log| !without.contains(log)).copied() else { break };
-            let place = (self.timeline, log);
+            let place = (self.id, log);
             let Some(rollup) = read_rollup(ctx, layout, place, &ctx.listing_budget()).await? else {
                 without.insert(log);
                 continue;
@@ -195,7 +195,7 @@ impl Timeline {
             .take(DOUBTED_LISTINGS_MAX)
             .map(|summary| summary.log)
             .collect();
-        let timeline = self.timeline;
+        let timeline = self.id;
         let reads =
             stream::iter(doubted).map(async |log| Directory::list(ctx, layout, size, (timeline, log)).await);
         let mut reads = std::pin::pin!(reads.buffer_unordered(READS_AT_ONCE));
@@ -208,7 +208,7 @@ impl Timeline {
     /// Tells the snapshot; returns the newest directory.
     fn add_to(self, snapshot: &mut CatalogSnapshot) -> Option<Directory> {
         for (log, summary) in self.told {
-            snapshot.logs.insert((self.timeline, log), summary);
+            snapshot.logs.insert((self.id, log), summary);
         }
         snapshot.strays.extend(self.strays);
         for directory in self.listed.values() {

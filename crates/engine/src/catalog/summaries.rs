@@ -18,8 +18,8 @@ use crate::error::{EngineError, Result};
 use crate::indexing::index_segment;
 use crate::rollup::read_rollup;
 
-/// So many indexes are read for what they repeat of other segments, before all that is left is read one by one.
-const SIBLING_READS_MAX: usize = 4;
+/// The newest index tells of segments before it. When so many told of none, all that is left is read at once.
+const SILENT_READS_MAX: u32 = 2;
 
 /// Reads summaries of an archive's segments.
 pub(crate) struct SummaryReader<'a> {
@@ -48,6 +48,14 @@ pub(crate) struct DirectorySummaries {
     pub(crate) scanned: u64,
 }
 
+impl DirectorySummaries {
+    /// How many of the segments have damaged WAL.
+    pub(crate) fn damaged(&self) -> u64 {
+        let summaries = self.entries.iter().filter_map(|entry| entry.summary);
+        summaries.filter(|summary| summary.facts.flags.any(WalFlags::DAMAGED)).count() as u64
+    }
+}
+
 impl<'a> SummaryReader<'a> {
     /// A reader; the snapshot tells what is in the archive and the histories, for the borders between segments.
     pub(crate) fn new(ctx: &'a Context, snapshot: &'a CatalogSnapshot) -> Self {
@@ -65,9 +73,10 @@ impl<'a> SummaryReader<'a> {
         log: u32,
     ) -> Result<(Directory, DirectorySummaries)> {
         let directory = Directory::list(self.ctx, &self.layout, self.size, (timeline, log)).await?;
-        let rollup = match directory.has_rollup {
-            true => read_rollup(self.ctx, &self.layout, (timeline, log), &self.ctx.listing_budget()).await?,
-            false => None,
+        let rollup = if directory.has_rollup {
+            read_rollup(self.ctx, &self.layout, (timeline, log), &self.ctx.listing_budget()).await?
+        } else {
+            None
         };
         let summaries = self.read(&directory, rollup.as_ref(), &[]).await?;
         Ok((directory, summaries))
@@ -87,9 +96,12 @@ impl<'a> SummaryReader<'a> {
         let mut known = Known::default();
         known.take(directory, told);
         known.take(directory, rollup.map(|rollup| rollup.segments.as_slice()).unwrap_or_default());
-        for _ in 0..SIBLING_READS_MAX {
-            let Some(newest) = known.missing(directory).next_back() else { break };
-            self.read_into(directory, newest, &mut known).await?;
+        let mut told_nothing = 0;
+        while told_nothing < SILENT_READS_MAX {
+            let Some((number, bytes)) = known.missing(directory).next_back() else { break };
+            let before = known.entries.len();
+            known.add(directory, self.read_one(directory, number, bytes).await?);
+            told_nothing += u32::from(known.entries.len() == before + 1);
         }
         let left: Vec<_> = known.missing(directory).collect();
         let reads =
@@ -101,17 +113,6 @@ impl<'a> SummaryReader<'a> {
         self.join_borders(directory, &mut known).await?;
         let entries = known.entries.into_values().collect();
         Ok(DirectorySummaries { entries, scanned: known.scanned })
-    }
-
-    async fn read_into(
-        &self,
-        directory: &Directory,
-        (number, bytes): (SegmentNumber, u64),
-        known: &mut Known,
-    ) -> Result<()> {
-        let read = self.read_one(directory, number, bytes).await?;
-        known.add(directory, read);
-        Ok(())
     }
 
     async fn read_one(&self, directory: &Directory, number: SegmentNumber, bytes: u64) -> Result<ReadOne> {

@@ -1,0 +1,86 @@
+//! The rollup of a LOG directory, written by the push that completes it.
+//!
+//! The segment is durable by then, and nothing depends on the rollup: whatever fails is logged and left to the next
+//! backup or to `walden wal index rebuild`.
+
+use std::time::Duration;
+
+use walden_core::index::{LogSummary, Rollup, RollupEntry};
+use walden_core::{CatalogSnapshot, IncarnationRecord, Listed};
+use walden_pg::SegmentName;
+use walden_store::RetryBudget;
+
+use super::indexing::{remember_rollup, remembered_rollup};
+use crate::catalog::{Directory, SummaryReader};
+use crate::context::Context;
+use crate::error::Result;
+use crate::rollup::{read_rollup, write_rollup};
+
+/// PostgreSQL waits for the push meanwhile.
+const DEADLINE: Duration = Duration::from_secs(3);
+/// More segments than these are not asked for while PostgreSQL waits.
+const UNKNOWN_MAX: usize = 64;
+
+/// Writes the rollup of the directory of `name` when that has its last segment; `known` is what the pushes so far
+/// remember of it, in rising order.
+pub(super) async fn roll_up_if_complete(
+    ctx: &Context,
+    record: &IncarnationRecord,
+    name: SegmentName,
+    known: Vec<RollupEntry>,
+) {
+    let per_log = record.segment_size.segments_per_log();
+    let last = u64::from(name.log()) * per_log + (per_log - 1);
+    if known.last().is_none_or(|entry| entry.number.get() != last) {
+        return;
+    }
+    match tokio::time::timeout(DEADLINE, roll_up(ctx, record, name, known)).await {
+        Ok(Ok(true)) => {}
+        Ok(Ok(false)) => tracing::debug!(segment = %name, "too little is known for a rollup"),
+        Ok(Err(error)) => tracing::warn!(segment = %name, %error, "the rollup was not written"),
+        Err(_) => tracing::warn!(segment = %name, "the rollup was not written in time"),
+    }
+}
+
+async fn roll_up(
+    ctx: &Context,
+    record: &IncarnationRecord,
+    name: SegmentName,
+    known: Vec<RollupEntry>,
+) -> Result<bool> {
+    let layout = ctx.layout().incarnation(record.incarnation());
+    let (timeline, log) = (name.timeline(), name.log());
+    let budget = RetryBudget::new(DEADLINE);
+    let whole = known.len() as u64 == record.segment_size.segments_per_log();
+    let entries = if whole {
+        known
+    } else {
+        let directory = Directory::list(ctx, &layout, record.segment_size, (timeline, log)).await?;
+        let is_known = |number| known.iter().any(|entry| entry.number == number);
+        if directory.segments.keys().filter(|number| !is_known(**number)).count() > UNKNOWN_MAX {
+            return Ok(false);
+        }
+        let mut snapshot = CatalogSnapshot::new(record.clone());
+        snapshot.listed = Listed::Some(std::collections::BTreeSet::new());
+        SummaryReader::new(ctx, &snapshot).read(&directory, None, &known).await?.entries
+    };
+    let before = match remembered_rollup(ctx, record.incarnation(), timeline).filter(|last| last.log <= log) {
+        Some(last) => Some(last),
+        None => match log.checked_sub(1) {
+            Some(before) => read_rollup(ctx, &layout, (timeline, before), &budget).await?,
+            None => None,
+        },
+    };
+    let rollup = Rollup::build(timeline, log, entries, before.map(earlier_with).unwrap_or_default());
+    write_rollup(ctx, &layout, &rollup, &budget).await?;
+    remember_rollup(ctx, record.incarnation(), &rollup);
+    Ok(true)
+}
+
+/// What a rollup tells of its own directory and of those before.
+fn earlier_with(rollup: Rollup) -> Vec<LogSummary> {
+    let own = LogSummary::of(rollup.log, &rollup.segments);
+    let mut earlier = rollup.earlier;
+    earlier.push(own);
+    earlier
+}
