@@ -12,12 +12,13 @@ use walden_core::{Incarnation, Setting};
 use walden_engine::restore::TablespaceMapping;
 use walden_pg::TimelineId;
 
-pub(crate) use self::target::TargetArgs;
 use self::target::parse_timeline_id;
+pub(crate) use self::target::{TargetArgs, default_action};
 use crate::failure::Failure;
 
 const COMMON: &str = "Common options";
 const START: &str = "Start the server";
+const ESTIMATE: &str = "Estimate";
 
 /// WAL archiving and point-in-time recovery for PostgreSQL
 #[derive(Debug, Parser)]
@@ -46,6 +47,25 @@ pub(crate) enum OutputFormat {
     Text,
     /// Made for programs: one JSON document.
     Json,
+    /// `walden plan`: lines for postgresql.conf.
+    Postgres,
+    /// `walden plan`: a manifest for CloudNativePG.
+    Cnpg,
+    /// `walden plan`: a `clone` section for Zalando's operator.
+    Zalando,
+}
+
+impl OutputFormat {
+    /// The word on the command line.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Json => "json",
+            Self::Postgres => "postgres",
+            Self::Cnpg => "cnpg",
+            Self::Zalando => "zalando",
+        }
+    }
 }
 
 /// When to use colours.
@@ -72,7 +92,7 @@ pub(crate) struct CommonArgs {
     /// Read this configuration file instead of the usual ones [env: WALDEN_CONFIG]
     #[arg(long, value_name = "FILE", global = true, help_heading = COMMON)]
     pub(crate) config: Option<PathBuf>,
-    /// What goes to stdout: text for people (the default) or json for programs
+    /// What goes to stdout: text for people (the default) or json for programs; plan also has postgres, cnpg, zalando
     #[arg(
         long, value_name = "FORMAT", value_enum, default_value = "text", hide_possible_values = true, hide_default_value = true, global = true,
         help_heading = COMMON
@@ -324,6 +344,19 @@ pub(crate) struct PlanArgs {
     pub(crate) which: WhichArgs,
     #[command(flatten)]
     pub(crate) target: TargetArgs,
+    #[command(flatten)]
+    pub(crate) rates: RateArgs,
+}
+
+/// How fast this place is, for estimates.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct RateArgs {
+    /// How fast backups are restored here, in MB/s, for the estimate [default: 100] [env: WALDEN_RECOVERY_RESTORE_RATE]
+    #[arg(long, value_name = "MB/S", help_heading = ESTIMATE)]
+    pub(crate) restore_rate: Option<u32>,
+    /// How fast WAL is fetched and replayed here, in MB/s, for the estimate [default: 50] [env: WALDEN_RECOVERY_REPLAY_RATE]
+    #[arg(long, value_name = "MB/S", help_heading = ESTIMATE)]
+    pub(crate) replay_rate: Option<u32>,
 }
 
 /// `walden restore`.
@@ -336,6 +369,8 @@ pub(crate) struct RestoreArgs {
     pub(crate) incarnation: IncarnationArgs,
     #[command(flatten)]
     pub(crate) target: TargetArgs,
+    #[command(flatten)]
+    pub(crate) rates: RateArgs,
     /// A new place for a tablespace, by its old path or OID; may be repeated
     #[arg(long, value_name = "OLD=NEW")]
     pub(crate) tablespace_mapping: Vec<TablespaceMapping>,

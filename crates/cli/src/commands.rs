@@ -15,7 +15,7 @@ mod window;
 
 use std::path::PathBuf;
 
-use crate::args::{BackupVerb, ConfigVerb, ServerVerb, Verb, WalVerb};
+use crate::args::{BackupVerb, ConfigVerb, OutputFormat, RateArgs, ServerVerb, Verb, WalVerb};
 use crate::config::Flags;
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -48,7 +48,31 @@ pub(crate) fn run(session: &Session, verb: Verb) -> Result<Exit, Failure> {
     }
 }
 
+impl RateArgs {
+    fn add_flags(self, flags: &mut Flags) {
+        flags.set("recovery.restore_rate", "--restore-rate", self.restore_rate.map(i64::from));
+        flags.set("recovery.replay_rate", "--replay-rate", self.replay_rate.map(i64::from));
+    }
+}
+
 impl Verb {
+    /// Refuses a form of output that only `walden plan` has.
+    ///
+    /// # Errors
+    /// A usage failure.
+    pub(crate) fn check_output(&self, format: OutputFormat) -> Result<(), Failure> {
+        match format {
+            OutputFormat::Text | OutputFormat::Json => Ok(()),
+            OutputFormat::Postgres | OutputFormat::Cnpg | OutputFormat::Zalando => match self {
+                Self::Plan(_) => Ok(()),
+                _ => {
+                    let message = format!("--output {} works with walden plan alone", format.as_str());
+                    Err(Failure::usage(message).with_hint("here it is text or json"))
+                }
+            },
+        }
+    }
+
     /// Adds the settings that the verb's own options give.
     ///
     /// # Errors
@@ -62,9 +86,15 @@ impl Verb {
             }
             Self::Wal(WalVerb::List(arguments)) => (arguments.which.pgdata.as_ref(), None),
             Self::Backup(BackupVerb::Create(arguments)) => (arguments.pgdata.pgdata.as_ref(), arguments.jobs),
-            Self::Plan(arguments) => (arguments.which.pgdata.as_ref(), None),
+            Self::Plan(arguments) => {
+                arguments.rates.add_flags(flags);
+                (arguments.which.pgdata.as_ref(), None)
+            }
             // Its --pgdata is where to restore to, not a server at hand.
-            Self::Restore(arguments) => (None, arguments.jobs),
+            Self::Restore(arguments) => {
+                arguments.rates.add_flags(flags);
+                (None, arguments.jobs)
+            }
             Self::Server(ServerVerb::Show)
             | Self::Config(ConfigVerb::Show)
             | Self::Wal(WalVerb::Push { .. } | WalVerb::Get { .. } | WalVerb::Show { .. })

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use walden_core::{ErrorKind, ServerName};
+use walden_core::{ErrorKind, RecoveryRates, ServerName};
 use walden_engine::backup::WAL_TIMEOUT;
 use walden_store::{
     CONNECT_TIMEOUT, CompressionLevel, OPERATION_TIMEOUT, REQUEST_TIMEOUT, StoreConfig, StoreUrl,
@@ -57,6 +57,8 @@ pub(crate) struct Config {
     pub(crate) wal: WalConfig,
     /// For backups.
     pub(crate) backup: BackupConfig,
+    /// For plans.
+    pub(crate) recovery: RecoveryConfig,
     /// For the store.
     pub(crate) store: StoreConfig,
 }
@@ -83,6 +85,26 @@ pub(crate) struct BackupConfig {
     pub(crate) wal_timeout: Span,
 }
 
+/// Settings of plans: how fast recoveries are here, in MB/s, which estimates are made of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RecoveryConfig {
+    /// Plain bytes of a backup written in a second.
+    pub(crate) restore_rate: Rate,
+    /// Plain bytes of WAL fetched and replayed in a second.
+    pub(crate) replay_rate: Rate,
+}
+
+impl Default for RecoveryConfig {
+    fn default() -> Self {
+        let rates = RecoveryRates::default();
+        Self {
+            restore_rate: Rate::of(rates.restore_bytes_per_second),
+            replay_rate: Rate::of(rates.replay_bytes_per_second),
+        }
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         let store = StoreConfig {
@@ -99,6 +121,7 @@ impl Default for Config {
             jobs: Jobs::default(),
             wal: WalConfig::default(),
             backup: BackupConfig::default(),
+            recovery: RecoveryConfig::default(),
             store,
         }
     }
@@ -170,6 +193,35 @@ impl<'de> Deserialize<'de> for Jobs {
             .filter(|number| (1..=JOBS_MAX).contains(number))
             .map(Self)
             .ok_or_else(|| serde::de::Error::custom("jobs are 1 to 256"))
+    }
+}
+
+/// A rate in MB/s, at least 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub(crate) struct Rate(u32);
+
+impl Rate {
+    const BYTES: u64 = 1_000_000;
+
+    fn of(bytes_per_second: u64) -> Self {
+        Self(u32::try_from(bytes_per_second / Self::BYTES).unwrap_or(u32::MAX).max(1))
+    }
+
+    /// In bytes per second.
+    pub(crate) fn bytes_per_second(self) -> u64 {
+        u64::from(self.0) * Self::BYTES
+    }
+}
+
+impl<'de> Deserialize<'de> for Rate {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let number = i64::deserialize(deserializer)?;
+        u32::try_from(number)
+            .ok()
+            .filter(|number| *number > 0)
+            .map(Self)
+            .ok_or_else(|| serde::de::Error::custom("a rate is a whole number of MB/s, at least 1"))
     }
 }
 
@@ -265,6 +317,23 @@ impl Effective {
             Failure::new(ErrorKind::Config, "no data directory is named")
                 .with_hint("give --pgdata DIR or set PGDATA")
         })
+    }
+
+    /// How fast recoveries are here, and who says so.
+    pub(crate) fn rates(&self) -> RecoveryRates {
+        let recovery = &self.config.recovery;
+        let origins = ["restore_rate", "replay_rate"].map(|name| self.origin(&format!("recovery.{name}")));
+        let assumed = RecoveryRates::default();
+        let source = match &origins {
+            [Origin::BuiltIn, Origin::BuiltIn] => assumed.source,
+            [restore, replay] if restore == replay => format!("as set by {restore}"),
+            [restore, replay] => format!("restore: {restore}; replay: {replay}"),
+        };
+        RecoveryRates {
+            restore_bytes_per_second: recovery.restore_rate.bytes_per_second(),
+            replay_bytes_per_second: recovery.replay_rate.bytes_per_second(),
+            source,
+        }
     }
 
     /// Where the value at a path comes from.

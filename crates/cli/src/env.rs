@@ -49,6 +49,8 @@ pub(crate) const PGDATA: &str = "PGDATA";
 pub(crate) const XDG_CONFIG_HOME: &str = "XDG_CONFIG_HOME";
 /// The user's state directory; `~/.local/state` unless set.
 pub(crate) const XDG_STATE_HOME: &str = "XDG_STATE_HOME";
+/// The variables that say in which characters the terminal writes, strongest first (POSIX).
+pub(crate) const LOCALE: [&str; 3] = ["LC_ALL", "LC_CTYPE", "LANG"];
 /// The user's home directory.
 pub(crate) const HOME: &str = "HOME";
 
@@ -69,6 +71,8 @@ pub(crate) const SETTINGS: &[SettingVariable] = &[
     text("WALDEN_WAL_PUSH_DEADLINE", "wal.push_deadline"),
     text("WALDEN_WAL_GET_DEADLINE", "wal.get_deadline"),
     integer("WALDEN_WAL_COMPRESSION_LEVEL", "wal.compression_level"),
+    integer("WALDEN_RECOVERY_RESTORE_RATE", "recovery.restore_rate"),
+    integer("WALDEN_RECOVERY_REPLAY_RATE", "recovery.replay_rate"),
     integer("WALDEN_BACKUP_COMPRESSION_LEVEL", "backup.compression_level"),
     text("WALDEN_BACKUP_WAL_TIMEOUT", "backup.wal_timeout"),
     text("WALDEN_STORE_REQUEST_TIMEOUT", "store.request_timeout"),

@@ -3,6 +3,7 @@
 mod args;
 mod commands;
 mod config;
+mod draw;
 mod env;
 mod exit;
 mod failure;

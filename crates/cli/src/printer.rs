@@ -8,10 +8,17 @@ use std::io::{self, IsTerminal, Write};
 use jiff::tz::TimeZone;
 use serde::Serialize;
 use walden_core::ErrorKind;
+use walden_store::Environment;
 
 use crate::args::{ColorChoice, OutputFormat};
+use crate::env;
 use crate::failure::Failure;
-use crate::text::{Paint, Text};
+use crate::text::{Canvas, Paint, Text};
+
+/// Columns where no terminal says how many there are.
+const COLUMNS_DEFAULT: usize = 80;
+const COLUMNS_MIN: usize = 40;
+const COLUMNS_MAX: usize = 120;
 
 /// How much goes to stderr.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,6 +41,7 @@ pub(crate) struct Printer {
     stdout_is_terminal: bool,
     stderr_is_terminal: bool,
     zone: TimeZone,
+    canvas: Canvas,
 }
 
 impl Printer {
@@ -62,7 +70,18 @@ impl Printer {
             stdout_is_terminal,
             stderr_is_terminal,
             zone: TimeZone::system(),
+            canvas: Canvas { columns: columns(), unicode: false },
         }
+    }
+
+    /// The same, drawing with the characters that the locale has.
+    pub(crate) fn with_unicode(mut self, environment: &Environment) -> Self {
+        let locale = env::LOCALE.iter().find_map(|name| environment.get(name));
+        self.canvas.unicode = locale.is_some_and(|locale| {
+            let locale = locale.to_ascii_lowercase();
+            locale.contains("utf-8") || locale.contains("utf8")
+        });
+        self
     }
 
     /// The form of stdout.
@@ -91,8 +110,8 @@ impl Printer {
     ) -> Result<(), Failure> {
         match self.format {
             OutputFormat::Json => self.json(document),
-            OutputFormat::Text => {
-                let mut text = Text::new(self.stdout_paint, self.zone.clone());
+            _ => {
+                let mut text = self.text(self.stdout_paint);
                 render(&mut text);
                 write_stdout(text.finish().as_bytes())
             }
@@ -117,12 +136,19 @@ impl Printer {
         match self.format {
             // Nothing more can be done when this fails too.
             OutputFormat::Json => drop(self.json(&failure.document())),
-            OutputFormat::Text => {
-                let mut text = Text::new(self.stderr_paint, self.zone.clone());
-                text.failure(failure);
-                write_stderr(&text.finish());
-            }
+            _ => self.aside(|text| text.failure(failure)),
         }
+    }
+
+    /// Prints to stderr what is not data, made for people.
+    pub(crate) fn aside(&self, render: impl FnOnce(&mut Text)) {
+        let mut text = self.text(self.stderr_paint);
+        render(&mut text);
+        write_stderr(&text.finish());
+    }
+
+    fn text(&self, paint: Paint) -> Text {
+        Text::new(paint, self.zone.clone()).with_canvas(self.canvas)
     }
 
     /// Prints a warning, unless quiet.
@@ -138,6 +164,12 @@ impl Printer {
             write_stderr(&format!("{message}\n"));
         }
     }
+}
+
+/// The width for drawings: the terminal's, within bounds.
+fn columns() -> usize {
+    let terminal = terminal_size::terminal_size().map(|(width, _)| usize::from(width.0));
+    terminal.unwrap_or(COLUMNS_DEFAULT).clamp(COLUMNS_MIN, COLUMNS_MAX)
 }
 
 /// Prints one line to stderr: for the server log, which is read line by line.

@@ -28,6 +28,8 @@ pub(crate) struct Session {
     pub(crate) effective: Effective,
     /// The variables of the process.
     pub(crate) environment: Environment,
+    /// The configuration file that the command line names.
+    pub(crate) config_file: Option<PathBuf>,
     clock: SystemClock,
     started: Instant,
 }
@@ -55,9 +57,10 @@ impl Session {
         printer: Printer,
         effective: Effective,
         environment: Environment,
+        config_file: Option<PathBuf>,
         started: Instant,
     ) -> Self {
-        Self { printer, effective, environment, clock: SystemClock, started }
+        Self { printer, effective, environment, config_file, clock: SystemClock, started }
     }
 
     /// The moment now.

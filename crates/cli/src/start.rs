@@ -47,10 +47,13 @@ fn run_parsed(cli: Cli, started: Instant) -> Exit {
         (false, _) => Verbosity::Verbose,
     };
     let no_color = environment.get(env::NO_COLOR).is_some();
-    let printer = Printer::new(common.output, common.color, verbosity, no_color);
+    let printer = Printer::new(common.output, common.color, verbosity, no_color).with_unicode(&environment);
     start_logging(common.verbose, &environment);
     let hook = Hook::of(&cli.verb);
-    let result = open_session(&cli, printer.clone(), environment, started)
+    let result = cli
+        .verb
+        .check_output(common.output)
+        .and_then(|()| open_session(&cli, printer.clone(), environment, started))
         .and_then(|session| commands::run(&session, cli.verb));
     match result {
         Ok(exit) => exit,
@@ -63,7 +66,7 @@ fn run_parsed(cli: Cli, started: Instant) -> Exit {
 
 /// Hooks of PostgreSQL get one line for the server log, everybody else the whole story.
 fn tell_failure(printer: &Printer, failure: &Failure, hook: Option<&Hook>) {
-    match hook.filter(|_| printer.format() == OutputFormat::Text) {
+    match hook.filter(|_| printer.format() != OutputFormat::Json) {
         Some(hook) => log_line(&hook.line(failure)),
         None => printer.failure(failure),
     }
@@ -80,7 +83,7 @@ fn open_session(
     flags.set("server", "--server", cli.common.server.as_deref());
     cli.verb.add_flags(&mut flags)?;
     let effective = load(cli.common.config.as_deref(), &environment, flags)?;
-    Ok(Session::new(printer, effective, environment, started))
+    Ok(Session::new(printer, effective, environment, cli.common.config.clone(), started))
 }
 
 /// Diagnostic messages are set up only where they are asked for: hooks start a hundred times a minute.
@@ -107,8 +110,8 @@ fn tell_usage(error: &clap::Error, arguments: &[OsString]) -> Exit {
     let failure = usage_failure(error);
     match (format, Hook::probable(arguments)) {
         (OutputFormat::Json, _) => printer.failure(&failure),
-        (OutputFormat::Text, Some(hook)) => log_line(&hook.line(&failure)),
-        (OutputFormat::Text, None) => drop(error.print()),
+        (_, Some(hook)) => log_line(&hook.line(&failure)),
+        (_, None) => drop(error.print()),
     }
     Exit::Usage
 }

@@ -105,12 +105,32 @@ pub(crate) struct Text {
     out: String,
     paint: Paint,
     zone: TimeZone,
+    canvas: Canvas,
+}
+
+/// What can be drawn on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Canvas {
+    /// Columns.
+    pub(crate) columns: usize,
+    /// Whether lines may be drawn with more than ASCII.
+    pub(crate) unicode: bool,
 }
 
 impl Text {
     /// An empty text; moments are shown in UTC and in `zone`.
     pub(crate) fn new(paint: Paint, zone: TimeZone) -> Self {
-        Self { out: String::new(), paint, zone }
+        Self { out: String::new(), paint, zone, canvas: Canvas { columns: 80, unicode: false } }
+    }
+
+    /// The same on another canvas.
+    pub(crate) fn with_canvas(self, canvas: Canvas) -> Self {
+        Self { canvas, ..self }
+    }
+
+    /// What can be drawn on.
+    pub(crate) fn canvas(&self) -> Canvas {
+        self.canvas
     }
 
     /// The finished text.
@@ -184,6 +204,15 @@ impl Text {
     pub(crate) fn moment(&self, moment: Timestamp) -> String {
         show_moment(moment, &self.zone)
     }
+
+    /// The same to the microsecond in UTC.
+    pub(crate) fn exact_moment(&self, moment: Timestamp) -> String {
+        let utc = moment.strftime("%Y-%m-%d %H:%M:%S%.6f UTC").to_string();
+        match self.moment(moment).split_once(" (") {
+            Some((_, local)) => format!("{utc} ({local}"),
+            None => utc,
+        }
+    }
 }
 
 /// A moment to the second in UTC and, where it differs, in `zone`: `2026-11-20 14:31:58 UTC (15:31:58 +01)`.
@@ -235,6 +264,21 @@ pub(crate) fn duration(duration: SignedDuration) -> String {
         7200..172_800 => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
         _ => format!("{} d {} h", seconds / 86_400, seconds % 86_400 / 3600),
     }
+}
+
+/// Text that a person can paste into a shell as one word.
+pub(crate) fn shell_word(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:,@%".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        return text.to_owned();
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+/// A line of postgresql.conf. In quotes PostgreSQL reads a backslash as an escape (`GUC_scanstr` in
+/// `src/backend/utils/misc/guc-file.l`).
+pub(crate) fn conf_line(name: &str, value: &str) -> String {
+    format!("{name} = '{}'", value.replace('\\', r"\\").replace('\'', "''"))
 }
 
 /// "1 segment", "2 segments".

@@ -3,7 +3,7 @@
 use clap::Args;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use walden_core::{BackupId, RecoveryAction, RecoveryRequest, RecoveryTarget, TargetTimeline};
+use walden_core::{BackupId, RecoveryAction, RecoveryRates, RecoveryRequest, RecoveryTarget, TargetTimeline};
 use walden_pg::{Lsn, TimelineId};
 
 use crate::failure::Failure;
@@ -18,7 +18,8 @@ pub(crate) struct TargetArgs {
     ///
     /// Written with an offset ("2026-11-20 14:31:58.204113+00", 2026-11-20T14:31:58Z), relative ("5 minutes ago",
     /// "2 hours ago"), or in words ("yesterday 14:32"). A time without a zone is refused unless --timezone says
-    /// which zone is meant. "latest" stands for the end of the archive.
+    /// which zone is meant. "latest" stands for the end of the archive, and never
+    /// waits for more.
     #[arg(long, value_name = "TIME", group = "target", help_heading = HEADING)]
     pub(crate) target_time: Option<String>,
     /// The zone of a time that names none: Europe/Berlin, UTC, +02:00
@@ -82,7 +83,7 @@ impl TargetArgs {
     ///
     /// # Errors
     /// A usage failure when the time or the zone is not understood.
-    pub(crate) fn request(&self, now: Timestamp) -> Result<RecoveryRequest, Failure> {
+    pub(crate) fn request(&self, now: Timestamp, rates: RecoveryRates) -> Result<RecoveryRequest, Failure> {
         let target = self.target(now)?;
         let action = self.target_action.map_or_else(|| default_action(&target), RecoveryAction::from);
         Ok(RecoveryRequest {
@@ -91,6 +92,7 @@ impl TargetArgs {
             timeline: self.target_timeline,
             action,
             backup: self.backup.clone(),
+            rates,
         })
     }
 
@@ -127,7 +129,7 @@ fn usage(option: &str, error: crate::times::TimeError) -> Failure {
 }
 
 /// With a target somebody wants to look before the decision is final; without one nothing is left to decide.
-fn default_action(target: &RecoveryTarget) -> RecoveryAction {
+pub(crate) fn default_action(target: &RecoveryTarget) -> RecoveryAction {
     match target {
         RecoveryTarget::Latest => RecoveryAction::Promote,
         RecoveryTarget::Immediate
@@ -177,7 +179,8 @@ mod tests {
         let words = [&["walden", "plan"], options].concat();
         let cli = Cli::try_parse_from(&words).unwrap_or_else(|error| panic!("{words:?}: {error}"));
         let Verb::Plan(arguments) = cli.verb else { panic!("{words:?}") };
-        arguments.target.request("2026-11-20T14:00:00Z".parse().unwrap())
+        let now = "2026-11-20T14:00:00Z".parse().unwrap();
+        arguments.target.request(now, RecoveryRates::default())
     }
 
     #[test]

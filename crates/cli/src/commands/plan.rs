@@ -1,80 +1,108 @@
 //! `walden plan`.
 
-use jiff::Timestamp;
-use walden_core::{CatalogSnapshot, RecoveryPlan, RecoveryRequest, plan_recovery};
-use walden_engine::load_snapshot;
+mod manifests;
+mod refusal;
+mod text;
+mod words;
 
-use crate::args::PlanArgs;
+use jiff::Timestamp;
+use walden_core::{CatalogSnapshot, IncarnationRecord, RecoveryPlan, RecoveryRequest, Refusal};
+use walden_engine::{Context, EngineError, load_overview, plan_from};
+
+pub(super) use self::text::{render_answer, stop_in_words};
+pub(super) use self::words::Words;
+use super::hook_command::hook_command;
+use crate::args::{OutputFormat, PlanArgs};
 use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::printer::write_stdout;
 use crate::runtime;
 use crate::session::Session;
-use crate::text::{Align, Table, Text, count, size};
 
 pub(super) fn run(session: &Session, arguments: &PlanArgs) -> Result<Exit, Failure> {
     let now = session.now();
-    let request = arguments.target.request(now)?;
+    let request = arguments.target.request(now, session.effective.rates())?;
+    let named = arguments.which.incarnation.incarnation;
+    let words = Words::new(session, named, arguments.which.pgdata.as_deref());
     let ctx = session.context()?;
-    let plan = runtime::run(async {
-        let record = session.incarnation(&ctx, arguments.which.incarnation.incarnation).await?;
-        let snapshot = load_snapshot(&ctx, &record).await?;
-        decide(&snapshot, &request, now)
+    let planned = runtime::run(async {
+        let record = session.incarnation(&ctx, named).await?;
+        plan(&ctx, &record, &request).await
     })?;
-    session.printer.report(&session.with_cost(&plan, &ctx), |text| render(text, &plan))?;
+    let plan = match &planned.answer {
+        Ok(plan) => plan,
+        Err(refusal) => return refuse(session, &ctx, &words, &request, &planned.snapshot, refusal),
+    };
+    print(session, &ctx, &words, plan, &planned.snapshot, now)?;
     session.note_cost(&ctx);
     Ok(Exit::Done)
 }
 
-/// Plans, and turns a refusal into the failure of the verb.
-pub(super) fn decide(
+fn print(
+    session: &Session,
+    ctx: &Context,
+    words: &Words,
+    plan: &RecoveryPlan,
     snapshot: &CatalogSnapshot,
-    request: &RecoveryRequest,
     now: Timestamp,
-) -> Result<RecoveryPlan, Failure> {
-    plan_recovery(snapshot, request, now).map_err(Failure::from)
+) -> Result<(), Failure> {
+    let restore_command = || hook_command(&session.effective, "wal get %f %p");
+    let written = match session.printer.format() {
+        OutputFormat::Text | OutputFormat::Json => {
+            return session.printer.report(&session.with_cost(plan, ctx), |text| {
+                text::render(text, plan, snapshot, words);
+            });
+        }
+        OutputFormat::Postgres => manifests::postgres(plan, &restore_command()?),
+        OutputFormat::Cnpg => manifests::cnpg(plan, session.effective.repo()?, now),
+        OutputFormat::Zalando => manifests::zalando(plan, now)?,
+    };
+    for warning in &plan.warnings {
+        session.printer.warning(warning);
+    }
+    write_stdout(written.as_bytes())
 }
 
-/// The plan in words.
-pub(super) fn render(text: &mut Text, plan: &RecoveryPlan) {
-    let backup = &plan.backup;
-    let exclusive = if plan.request.exclusive { "just before " } else { "" };
-    let path: Vec<String> = plan.timeline_path.iter().map(|step| step.timeline.to_string()).collect();
-    let segments = match (plan.segments.first, plan.segments.last) {
-        (Some(first), Some(last)) => {
-            format!("{}, {} to {}, {}", plan.segments.count, first, last, size(plan.segments.bytes))
-        }
-        _ => "none".to_owned(),
+/// The planner's answer, and what it was decided over.
+pub(super) struct Planned {
+    pub(super) answer: Result<RecoveryPlan, Box<Refusal>>,
+    pub(super) snapshot: CatalogSnapshot,
+}
+
+/// Asks the planner.
+///
+/// # Errors
+/// Of the store. A refusal is an answer.
+pub(super) async fn plan(
+    ctx: &Context,
+    record: &IncarnationRecord,
+    request: &RecoveryRequest,
+) -> Result<Planned, Failure> {
+    let mut snapshot = load_overview(ctx, record).await?;
+    let answer = match plan_from(ctx, &mut snapshot, request).await {
+        Ok(plan) => Ok(plan),
+        Err(EngineError::Refused(refusal)) => Err(refusal),
+        Err(error) => return Err(error.into()),
     };
-    text.facts(&[
-        ("target", format!("{exclusive}{}", plan.request.target.describe())),
-        ("server", format!("{}, incarnation {}", plan.server, plan.incarnation)),
-        ("backup", format!("{}, finished {}", backup.id, text.moment(backup.finished_at))),
-        ("", format!("{}, {} stored", size(backup.bytes), size(backup.stored_bytes))),
-        ("", backup.reason.clone()),
-        ("timelines", path.join(" -> ")),
-        ("segments", segments),
-        ("to fetch", format!("{} in about {}", size(plan.bytes), count(plan.requests, "request"))),
-        ("WAL ends at", plan.wal_end_lsn.to_string()),
-        ("at the target", plan.request.action.as_str().to_owned()),
-    ]);
-    for (heading, items) in
-        [("Proved", &plan.proved), ("Not proved", &plan.not_proved), ("Warnings", &plan.warnings)]
-    {
-        if !items.is_empty() {
-            text.heading(heading);
-            text.bullets(items);
-        }
+    Ok(Planned { answer, snapshot })
+}
+
+/// Tells a refusal: to people in full on stderr, to programs as the failure that it is.
+///
+/// # Errors
+/// The refusal as a failure, with `--output json`.
+pub(super) fn refuse(
+    session: &Session,
+    ctx: &Context,
+    words: &Words,
+    request: &RecoveryRequest,
+    snapshot: &CatalogSnapshot,
+    refusal: &Refusal,
+) -> Result<Exit, Failure> {
+    session.note_cost(ctx);
+    if session.printer.format() == OutputFormat::Json {
+        return Err(refusal.clone().into());
     }
-    if !plan.rejected.is_empty() {
-        text.heading("Backups not taken");
-        let mut table = Table::new(&[("BACKUP", Align::Left), ("WHY", Align::Left)]);
-        for rejected in &plan.rejected {
-            table.row([rejected.id.to_string(), rejected.message.clone()]);
-        }
-        text.table(&table);
-    }
-    text.heading("Settings that restore writes");
-    for setting in plan.settings.iter().filter(|setting| !setting.value.is_empty()) {
-        text.line(format!("{} = '{}'", setting.name, setting.value.replace('\'', "''")));
-    }
+    session.printer.aside(|text| refusal::render(text, refusal, request, snapshot, words));
+    Ok(Exit::Target)
 }

@@ -2,42 +2,70 @@
 
 use std::num::NonZeroUsize;
 
-use walden_engine::load_snapshot;
+use walden_core::RecoveryPlan;
 use walden_engine::restore::{
     ArchiveMode, RestoreReport, RestoreRequest, ServerState, StartOptions, StartReport, execute_until,
 };
 
 use super::hook_command::hook_command;
-use super::plan::decide;
-use crate::args::{ArchiveModeArg, RestoreArgs};
+use super::plan::{self, Planned, Words, render_answer, stop_in_words};
+use crate::args::{ArchiveModeArg, OutputFormat, RestoreArgs};
 use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::printer::Verbosity;
 use crate::runtime;
 use crate::session::Session;
-use crate::text::{Align, Table, Text, count, duration, size};
+use crate::text::{Align, Table, Text, conf_line, count, duration, size};
 
 pub(super) fn run(session: &Session, arguments: &RestoreArgs) -> Result<Exit, Failure> {
     let now = session.now();
-    let recovery = arguments.target.request(now)?;
+    let recovery = arguments.target.request(now, session.effective.rates())?;
     let request = request(session, arguments)?;
     let ctx = session.context()?;
-    let report = runtime::run_until_signal(|stop| async {
+    let named = arguments.incarnation.incarnation;
+    let done = runtime::run_until_signal(|stop| async {
         // The directory to restore into decides nothing: the server's current incarnation, or the one named.
-        let named = arguments.incarnation.incarnation;
         let record = session.incarnation_of_server(&ctx, named).await?;
-        let snapshot = load_snapshot(&ctx, &record).await?;
-        let plan = decide(&snapshot, &recovery, now)?;
-        for warning in &plan.warnings {
-            session.printer.warning(warning);
-        }
-        Ok(execute_until(&ctx, &plan, request, stop).await?)
+        let Planned { answer, snapshot } = plan::plan(&ctx, &record, &recovery).await?;
+        let plan = match answer {
+            Ok(plan) => plan,
+            Err(refusal) => return Ok(Err((refusal, snapshot))),
+        };
+        announce(session, &plan);
+        let report = execute_until(&ctx, &plan, request, stop).await?;
+        Ok(Ok(report))
     })?;
+    let report = match done {
+        Ok(report) => report,
+        Err((refusal, snapshot)) => {
+            let words = Words::new(session, named, None);
+            return plan::refuse(session, &ctx, &words, &recovery, &snapshot, &refusal);
+        }
+    };
     for warning in &report.warnings {
         session.printer.warning(warning);
     }
     session.printer.report(&session.with_cost(&report, &ctx), |text| render(text, &report))?;
     session.note_cost(&ctx);
     Ok(Exit::Done)
+}
+
+/// Says on stderr what will be done, before it is.
+fn announce(session: &Session, plan: &RecoveryPlan) {
+    let printer = &session.printer;
+    if printer.verbosity() >= Verbosity::Normal && printer.format() == OutputFormat::Text {
+        printer.aside(|text| {
+            render_answer(text, plan);
+            text.facts(&[
+                ("backup", format!("{}, finished {}", plan.backup.id, text.moment(plan.backup.finished_at))),
+                ("stops", stop_in_words(&plan.stop)),
+                ("then", plan.request.action.as_str().to_owned()),
+            ]);
+        });
+    }
+    for warning in &plan.warnings {
+        printer.warning(warning);
+    }
 }
 
 fn request(session: &Session, arguments: &RestoreArgs) -> Result<RestoreRequest, Failure> {
@@ -106,7 +134,7 @@ fn render(text: &mut Text, report: &RestoreReport) {
     render_list(text, "Settings of the source taken out of postgresql.auto.conf", &report.dropped_settings);
     text.heading("Settings written to postgresql.auto.conf");
     for setting in report.settings.iter().filter(|setting| !setting.value.is_empty()) {
-        text.line(format!("{} = '{}'", setting.name, setting.value.replace('\'', "''")));
+        text.line(conf_line(&setting.name, &setting.value));
     }
     if let Some(started) = &report.started {
         render_started(text, started);
@@ -117,6 +145,8 @@ fn render(text: &mut Text, report: &RestoreReport) {
     text.gap();
     text.line("It does not archive into the repository it came from; if it replaces the server for good:");
     text.line(format!("walden server adopt --pgdata {}", report.pgdata.display()));
+    text.line("A standby made of it (standby.signal) must be adopted before it is promoted: until then nothing that it");
+    text.line("writes is archived, the history file of its new timeline included.");
 }
 
 fn render_list(text: &mut Text, heading: &str, items: &[String]) {

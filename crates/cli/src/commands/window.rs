@@ -1,38 +1,78 @@
 //! `walden window`.
 
-use walden_core::{RecoveryWindow, TimelineWindow, recovery_window};
-use walden_engine::load_snapshot;
+use jiff::SignedDuration;
+use walden_core::{CatalogSnapshot, Moment, RecoveryWindow, TimelineWindow};
+use walden_engine::{load_overview, window_from};
 
 use crate::args::WhichArgs;
+use crate::draw::Drawing;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::runtime;
 use crate::session::Session;
-use crate::text::{Align, Table, Text, count};
+use crate::text::{Align, Table, Text, count, duration};
+
+/// Backups, ranges and segments that are shown of each timeline at most.
+const SHOWN_MAX: usize = 10;
 
 pub(super) fn run(session: &Session, which: &WhichArgs) -> Result<Exit, Failure> {
     let ctx = session.context()?;
-    let window = runtime::run(async {
+    let (window, snapshot) = runtime::run(async {
         let record = session.incarnation(&ctx, which.incarnation.incarnation).await?;
-        let snapshot = load_snapshot(&ctx, &record).await?;
-        Ok(recovery_window(&snapshot, session.now()))
+        let mut snapshot = load_overview(&ctx, &record).await?;
+        let window = window_from(&ctx, &mut snapshot).await?;
+        Ok((window, snapshot))
     })?;
-    session.printer.report(&session.with_cost(&window, &ctx), |text| render(text, &window))?;
+    session.printer.report(&session.with_cost(&window, &ctx), |text| render(text, &window, &snapshot))?;
     session.note_cost(&ctx);
     Ok(Exit::Done)
 }
 
-fn render(text: &mut Text, window: &RecoveryWindow) {
+fn render(text: &mut Text, window: &RecoveryWindow, snapshot: &CatalogSnapshot) {
+    render_answer(text, window);
+    let drawing = Drawing::of(snapshot);
+    if !drawing.is_empty() {
+        text.gap();
+        drawing.draw(text);
+    }
+    text.gap();
     text.facts(&[
         ("server", format!("{}, incarnation {}", window.server, window.incarnation)),
         ("looked at", text.moment(window.at)),
     ]);
-    if window.timelines.is_empty() {
-        text.gap();
-        text.line("nothing is archived yet");
-    }
     for timeline in &window.timelines {
         render_timeline(text, timeline);
+    }
+}
+
+fn render_answer(text: &mut Text, window: &RecoveryWindow) {
+    let Some(newest) = window.newest else {
+        let nothing = if window.timelines.is_empty() {
+            "Nothing is archived yet."
+        } else {
+            "Nothing can be restored: no backup has all the WAL that it needs."
+        };
+        let nothing = text.paint().red(nothing);
+        text.line(nothing);
+        return;
+    };
+    let age = window.rpo_seconds.map_or_else(
+        || "of unknown age".to_owned(),
+        |seconds| format!("{} old", duration(SignedDuration::from_secs(seconds))),
+    );
+    let what = if newest.xid.is_some() { "Newest restorable commit" } else { "Newest restorable moment" };
+    let line = text.paint().bold(&format!("{what}: {age}."));
+    text.line(line);
+    text.line(format!("It is {}.", describe(text, &newest)));
+}
+
+/// A moment by its time, its transaction and its position.
+fn describe(text: &Text, moment: &Moment) -> String {
+    let time = moment.time.map(|time| text.exact_moment(time));
+    match (time, moment.xid) {
+        (Some(time), Some(xid)) => format!("{time}, transaction {xid}, LSN {}", moment.lsn),
+        (Some(time), None) => format!("{time}, the end of a backup, LSN {}", moment.lsn),
+        _ => format!("LSN {}", moment.lsn),
     }
 }
 
@@ -42,39 +82,74 @@ fn render_timeline(text: &mut Text, timeline: &TimelineWindow) {
         _ => String::new(),
     };
     text.heading(&format!("Timeline {}{fork}", timeline.timeline));
-    let ranges = timeline.restorable.iter().map(|range| format!("{} to {}", range.first, range.last));
-    let ranges: Vec<String> = ranges.collect();
-    let reach = if timeline.history_missing {
-        text.paint().red("nothing: the timeline's history file is missing or damaged")
-    } else if ranges.is_empty() {
-        text.paint().yellow("nothing: no backup leads here with all its WAL")
-    } else {
-        ranges.join(", ")
-    };
-    text.facts(&[("restorable", reach), ("segments", timeline.segments.to_string())]);
-    if !timeline.backups.is_empty() {
-        let mut table = Table::new(&[
-            ("BACKUP", Align::Left),
-            ("FINISHED", Align::Left),
-            ("FROM LSN", Align::Left),
-            ("TO LSN", Align::Left),
-        ]);
-        for backup in &timeline.backups {
-            let last = backup.last.map_or_else(|| "WAL is missing".to_owned(), |last| last.to_string());
-            table.row([
-                backup.id.to_string(),
-                text.moment(backup.finished_at),
-                backup.first.to_string(),
-                last,
-            ]);
+    let mut facts = Vec::new();
+    match (timeline.first, timeline.last) {
+        (Some(first), Some(last)) => {
+            facts.push(("first", describe(text, &first)));
+            facts.push(("last", describe(text, &last)));
         }
-        text.table(&table);
+        _ if timeline.history_missing => {
+            let why = "nothing: the timeline's history file is missing or damaged";
+            facts.push(("restorable", text.paint().red(why)));
+        }
+        _ => {
+            let why = "nothing: no backup leads here with all its WAL";
+            facts.push(("restorable", text.paint().yellow(why)));
+        }
     }
+    if timeline.restorable.len() > 1 {
+        let pieces = count(timeline.restorable.len() as u64, "piece");
+        facts.push(("", text.paint().yellow(&format!("not all of it in between: it is in {pieces}"))));
+        for range in timeline.restorable.iter().rev().take(SHOWN_MAX) {
+            let piece = format!(
+                "{} to {}",
+                range.first.time.map_or_else(|| range.first.lsn.to_string(), |time| text.moment(time)),
+                range.last.time.map_or_else(|| range.last.lsn.to_string(), |time| text.moment(time))
+            );
+            facts.push(("", piece));
+        }
+    }
+    facts.push(("segments", timeline.segments.to_string()));
+    text.facts(&facts);
+    render_backups(text, timeline);
     for gap in &timeline.gaps {
-        let partial = if gap.partial { "; a part of it is there as .partial" } else { "" };
-        let what =
-            format!("gap: {} missing, {} to {}{partial}", count(gap.count, "segment"), gap.first, gap.last);
+        let what = format!("gap: {} missing, {} to {}", count(gap.count, "segment"), gap.first, gap.last);
         let what = text.paint().red(&what);
         text.line(what);
+        text.line(format!("     {}", gap.cause));
+    }
+    if !timeline.damaged.is_empty() {
+        let names: Vec<String> = timeline.damaged.iter().take(SHOWN_MAX).map(ToString::to_string).collect();
+        let more = timeline.damaged.len().saturating_sub(SHOWN_MAX);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let what = format!("damaged WAL: {}{more}: recovery stops there", names.join(", "));
+        let what = text.paint().red(&what);
+        text.line(what);
+    }
+}
+
+fn render_backups(text: &mut Text, timeline: &TimelineWindow) {
+    if timeline.backups.is_empty() {
+        return;
+    }
+    let mut table = Table::new(&[
+        ("BACKUP", Align::Left),
+        ("FINISHED", Align::Left),
+        ("FROM LSN", Align::Left),
+        ("TO LSN", Align::Left),
+    ]);
+    let hidden = timeline.backups.len().saturating_sub(SHOWN_MAX);
+    for backup in timeline.backups.iter().skip(hidden) {
+        let last = backup.wal_end_lsn.map_or_else(|| "WAL is missing".to_owned(), |last| last.to_string());
+        table.row([
+            backup.id.to_string(),
+            text.moment(backup.finished_at),
+            backup.first.lsn.to_string(),
+            last,
+        ]);
+    }
+    text.table(&table);
+    if hidden > 0 {
+        text.line(format!("and {}; --output json has them", count(hidden as u64, "older backup")));
     }
 }
