@@ -201,7 +201,7 @@ fn major_of(control: u32, catalog: u32) -> Result<PgMajor, Error> {
 
 fn check_crc(bytes: &[u8; ControlFile::MIN_SIZE], major: PgMajor) -> Result<(), Error> {
     let offset = if major >= PgMajor::V18 { 292 } else { 288 };
-    let computed = crc32c::crc32c(bytes.get(..offset).unwrap_or_default());
+    let computed = crate::crc::crc32c(bytes.get(..offset).unwrap_or_default());
     match le::u32_at(bytes, offset) {
         Some(stored) if stored != computed => Err(Error::ControlFileChecksum { stored, computed }),
         _ => Ok(()),

@@ -51,6 +51,12 @@ impl<'a> Reader<'a> {
         self.start - self.rest.len()
     }
 
+    /// How many bytes were taken; too many for 32 bits count as the most that they can tell.
+    #[inline]
+    pub(crate) fn consumed_u32(&self) -> u32 {
+        u32::try_from(self.consumed()).unwrap_or(u32::MAX)
+    }
+
     #[inline]
     pub(crate) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (head, rest) = self.rest.split_first_chunk::<N>()?;

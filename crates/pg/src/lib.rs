@@ -11,6 +11,7 @@
 mod backup_label;
 mod checkpoint;
 mod control;
+mod crc;
 mod error;
 mod file_name;
 #[cfg(test)]

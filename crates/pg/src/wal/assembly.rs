@@ -1,5 +1,6 @@
 //! Putting together a record that does not lie within one page.
 
+use crate::crc;
 use crate::lsn::Lsn;
 use crate::timeline::TimelineId;
 use crate::wal::record::RecordHeader;
@@ -62,7 +63,7 @@ impl Assembly {
         let had = self.have as usize;
         let behind_header = RecordHeader::SIZE.saturating_sub(had).min(bytes.len());
         if let Some(rest) = bytes.get(behind_header..) {
-            self.crc_of_rest = crc32c::crc32c_append(self.crc_of_rest, rest);
+            self.crc_of_rest = crc::append(self.crc_of_rest, rest);
         }
         // Nothing is kept behind bytes that were not.
         let limit = if self.kept.len() == had { self.limit } else { 0 };

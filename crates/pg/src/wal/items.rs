@@ -3,8 +3,6 @@
 //! PostgreSQL source: `DecodeXLogRecord` in `src/backend/access/transam/xlogreader.c`,
 //! `src/include/access/xlogrecord.h`.
 
-use std::ops::Range;
-
 use crate::ids::{Fork, Oid, RelFileLocator, RelFileNumber, Xid};
 use crate::le::Reader;
 use crate::major::PgMajor;
@@ -26,6 +24,13 @@ const SAME_REL: u8 = 0x80;
 
 /// `BLCKSZ`, as far as the length of a hole in a page image needs it.
 const BLOCK_SIZE: u16 = 8192;
+
+/// Where in a record something is, counted from the end of the item headers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub(crate) struct Span {
+    pub(crate) start: u32,
+    pub(crate) length: u32,
+}
 
 /// How a page image in a record is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -49,14 +54,13 @@ pub struct BlockImage {
     pub hole_offset: u16,
     /// How many bytes were left out; they are zero in the page.
     pub hole_length: u16,
-    /// Where in the record the image is.
-    pub(crate) range: Range<usize>,
+    pub(crate) span: Span,
 }
 
 impl BlockImage {
     /// How many bytes of the record the image takes.
     pub fn length(&self) -> usize {
-        self.range.len()
+        self.span.length as usize
     }
 }
 
@@ -75,120 +79,118 @@ pub struct BlockRef {
     pub will_init: bool,
     /// The full page image, if the record has one.
     pub image: Option<BlockImage>,
-    /// Where in the record the block's data are; empty if it has none.
-    pub(crate) data: Range<usize>,
+    pub(crate) data: Span,
 }
 
 /// The parts of one record, with their places in it.
 #[derive(Debug, Default)]
 pub(crate) struct Items {
     pub(crate) blocks: Vec<BlockRef>,
-    pub(crate) main: Range<usize>,
+    /// Where in the record the headers end, and the spans of data begin.
+    pub(crate) data_start: usize,
+    pub(crate) main: Span,
     pub(crate) origin: Option<u16>,
     pub(crate) toplevel_xid: Option<Xid>,
 }
 
 impl Items {
     /// Reads the item headers of a record, of which `record` may be only the beginning.
+    #[inline]
     pub(crate) fn parse(
         &mut self,
         record: &[u8],
         header: &RecordHeader,
         major: PgMajor,
     ) -> Result<(), Fault> {
-        let length = header.total_length as usize;
         self.blocks.clear();
-        self.main = 0..0;
         self.origin = None;
         self.toplevel_xid = None;
-        let mut reader = Reader::new(record.get(RecordHeader::SIZE..).unwrap_or_default());
-        let body = length.saturating_sub(RecordHeader::SIZE);
-        let mut announced = 0usize;
-        let mut main_length = 0usize;
-        while body.saturating_sub(reader.consumed()) > announced {
+        let body = header.total_length.saturating_sub(RecordHeader::MIN_RECORD);
+        let items = record.get(RecordHeader::SIZE..).unwrap_or_default();
+        // Nearly every record of a few bytes is main data and nothing else.
+        if let [ID_DATA_SHORT, length, ..] = *items
+            && body == 2 + u32::from(length)
+        {
+            self.main = Span { start: 0, length: u32::from(length) };
+            self.data_start = RecordHeader::SIZE + 2;
+            return Ok(());
+        }
+        self.parse_all(Reader::new(items), body, major)
+    }
+
+    fn parse_all(&mut self, mut reader: Reader<'_>, body: u32, major: PgMajor) -> Result<(), Fault> {
+        // The data follow the headers in the order of the items.
+        let mut announced = 0u32;
+        let mut main_length = 0u32;
+        while body.saturating_sub(reader.consumed_u32()) > announced {
             match reader.u8().ok_or(HEADERS)? {
+                id @ 0..=MAX_BLOCK_ID => announced = self.block(id, announced, &mut reader, major)?,
                 ID_DATA_SHORT => {
-                    main_length = usize::from(reader.u8().ok_or(HEADERS)?);
-                    announced += main_length;
+                    main_length = u32::from(reader.u8().ok_or(HEADERS)?);
                     break;
                 }
                 ID_DATA_LONG => {
-                    main_length =
-                        usize::try_from(reader.u32().ok_or(HEADERS)?).map_err(|_| layout("main data"))?;
-                    announced = announced.saturating_add(main_length);
+                    main_length = reader.u32().ok_or(HEADERS)?;
                     break;
                 }
                 ID_ORIGIN => self.origin = Some(reader.u16().ok_or(HEADERS)?),
                 ID_TOPLEVEL_XID if major >= PgMajor::V14 => {
                     self.toplevel_xid = Some(Xid::new(reader.u32().ok_or(HEADERS)?));
                 }
-                id @ 0..=MAX_BLOCK_ID => {
-                    let block = self.block(id, &mut reader, major)?;
-                    announced += block.data.len() + block.image.as_ref().map_or(0, BlockImage::length);
-                    self.blocks.push(block);
-                }
                 _ => return Err(layout("unknown item")),
             }
         }
-        if body.saturating_sub(reader.consumed()) != announced {
+        self.main = Span { start: announced, length: main_length };
+        if Some(body.saturating_sub(reader.consumed_u32())) != announced.checked_add(main_length) {
             return Err(layout("lengths"));
         }
-        self.place(length.saturating_sub(announced), main_length);
+        self.data_start = RecordHeader::SIZE + reader.consumed();
         Ok(())
     }
 
-    fn block(&self, id: u8, reader: &mut Reader<'_>, major: PgMajor) -> Result<BlockRef, Fault> {
+    /// Reads a block's header. `start` is where its data are, behind the headers; returns where the next
+    /// data are.
+    #[inline]
+    fn block(&mut self, id: u8, start: u32, reader: &mut Reader<'_>, major: PgMajor) -> Result<u32, Fault> {
         let last = self.blocks.last();
         if last.is_some_and(|last| id <= last.id) {
             return Err(layout("order of blocks"));
         }
-        let flags = reader.u8().ok_or(HEADERS)?;
-        let data_length = usize::from(reader.u16().ok_or(HEADERS)?);
-        if (flags & HAS_DATA != 0) != (data_length > 0) {
+        let [flags, length @ ..] = reader.array::<3>().ok_or(HEADERS)?;
+        let length = u32::from(u16::from_le_bytes(length));
+        if (flags & HAS_DATA != 0) != (length > 0) {
             return Err(layout("block data"));
         }
         let fork = Fork::from_number(flags & FORK_MASK).ok_or(layout("fork"))?;
-        let image = if flags & HAS_IMAGE != 0 { Some(image(reader, major)?) } else { None };
+        let image = if flags & HAS_IMAGE != 0 { Some(image(reader, start, major)?) } else { None };
         let locator = if flags & SAME_REL == 0 {
+            let [t0, t1, t2, t3, d0, d1, d2, d3, r0, r1, r2, r3] = reader.array().ok_or(HEADERS)?;
             RelFileLocator {
-                tablespace: Oid::new(reader.u32().ok_or(HEADERS)?),
-                database: Oid::new(reader.u32().ok_or(HEADERS)?),
-                relation: RelFileNumber::new(reader.u32().ok_or(HEADERS)?),
+                tablespace: Oid::new(u32::from_le_bytes([t0, t1, t2, t3])),
+                database: Oid::new(u32::from_le_bytes([d0, d1, d2, d3])),
+                relation: RelFileNumber::new(u32::from_le_bytes([r0, r1, r2, r3])),
             }
         } else {
             last.ok_or(layout("same relation as which"))?.locator
         };
         let block = reader.u32().ok_or(HEADERS)?;
-        Ok(BlockRef {
+        // At most 33 blocks, with less than 128 KiB each.
+        let data = Span { start: start + image.as_ref().map_or(0, |image| image.span.length), length };
+        self.blocks.push(BlockRef {
             id,
             locator,
             fork,
             block,
             will_init: flags & WILL_INIT != 0,
             image,
-            data: 0..data_length,
-        })
-    }
-
-    /// Turns lengths into places: the data follow the headers in the order of the blocks.
-    fn place(&mut self, start: usize, main_length: usize) {
-        let mut at = start;
-        for block in &mut self.blocks {
-            if let Some(image) = &mut block.image {
-                let length = image.range.len();
-                image.range = at..at + length;
-                at += length;
-            }
-            let length = block.data.len();
-            block.data = at..at + length;
-            at += length;
-        }
-        self.main = at..at + main_length;
+            data,
+        });
+        Ok(data.start + length)
     }
 }
 
-/// Reads an image's header. Its range is still only a length.
-fn image(reader: &mut Reader<'_>, major: PgMajor) -> Result<BlockImage, Fault> {
+/// Reads an image's header. `start` is where the image is, behind the headers.
+fn image(reader: &mut Reader<'_>, start: u32, major: PgMajor) -> Result<BlockImage, Fault> {
     let length = reader.u16().ok_or(HEADERS)?;
     let hole_offset = reader.u16().ok_or(HEADERS)?;
     let info = reader.u8().ok_or(HEADERS)?;
@@ -211,7 +213,8 @@ fn image(reader: &mut Reader<'_>, major: PgMajor) -> Result<BlockImage, Fault> {
         (Some(_), false) => 0,
         (None, _) => BLOCK_SIZE.saturating_sub(length),
     };
-    Ok(BlockImage { apply, compression, hole_offset, hole_length, range: 0..usize::from(length) })
+    let span = Span { start, length: u32::from(length) };
+    Ok(BlockImage { apply, compression, hole_offset, hole_length, span })
 }
 
 /// The headers end early.

@@ -2,12 +2,13 @@
 
 use std::fmt;
 
+use crate::crc::{self, Scratch};
 use crate::ids::Xid;
 use crate::lsn::Lsn;
 use crate::major::PgMajor;
 use crate::timeline::TimelineId;
 use crate::wal::fault::Fault;
-use crate::wal::items::{BlockImage, BlockRef, Items};
+use crate::wal::items::{BlockImage, BlockRef, Items, Span};
 
 /// The part of PostgreSQL that a record belongs to (`src/include/access/rmgrlist.h`).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -187,29 +188,34 @@ impl<'a> Record<'a> {
     }
 
     /// The block with this id.
+    #[inline]
     pub fn block(&self, id: u8) -> Option<&'a BlockRef> {
-        self.items.blocks.iter().find(|block| block.id == id)
+        // Nearly always every id up to the last one is there.
+        match self.items.blocks.get(usize::from(id)) {
+            Some(block) if block.id == id => Some(block),
+            _ => self.items.blocks.iter().find(|block| block.id == id),
+        }
     }
 
     /// The data that go with a block, as far as they were kept.
     pub fn block_data(&self, block: &BlockRef) -> &'a [u8] {
-        self.part(&block.data)
+        self.part(block.data)
     }
 
     /// The stored bytes of a page image, without its hole and possibly compressed, as far as they were
     /// kept.
     pub fn image_bytes(&self, image: &BlockImage) -> &'a [u8] {
-        self.part(&image.range)
+        self.part(image.span)
     }
 
     /// The data that do not go with a block, as far as they were kept.
     pub fn main_data(&self) -> &'a [u8] {
-        self.part(&self.items.main)
+        self.part(self.items.main)
     }
 
     /// How long the main data are, kept or not.
     pub fn main_data_length(&self) -> usize {
-        self.items.main.len()
+        self.items.main.length as usize
     }
 
     /// The replication origin that the record came by, if it has one.
@@ -228,9 +234,11 @@ impl<'a> Record<'a> {
         self.items.blocks.iter().filter_map(|block| block.image.as_ref()).map(BlockImage::length).sum()
     }
 
-    fn part(&self, range: &std::ops::Range<usize>) -> &'a [u8] {
-        let end = range.end.min(self.bytes.len());
-        self.bytes.get(range.start..end).unwrap_or_default()
+    #[inline]
+    fn part(&self, span: Span) -> &'a [u8] {
+        let start = self.items.data_start + span.start as usize;
+        let end = (start + span.length as usize).min(self.bytes.len());
+        self.bytes.get(start..end).unwrap_or_default()
     }
 }
 
@@ -254,6 +262,15 @@ pub(crate) fn check_header(
     }
 }
 
+/// Whether the header is all right and links to the record before: what [`check_header`] says of nearly
+/// every record, in less time.
+#[inline]
+pub(crate) fn is_next(header: &RecordHeader, previous: Option<Lsn>, major: PgMajor) -> bool {
+    previous == Some(header.previous)
+        && (RecordHeader::MIN_RECORD..=RecordHeader::MAX_RECORD).contains(&header.total_length)
+        && header.manager.exists_in(major)
+}
+
 /// Checks a record's length, which is known before the rest of its header.
 #[inline]
 pub(crate) fn check_length(total_length: u32) -> Result<(), Fault> {
@@ -263,12 +280,20 @@ pub(crate) fn check_length(total_length: u32) -> Result<(), Fault> {
     Err(Fault::RecordLength { found: total_length })
 }
 
-/// The checksum of the header's bytes, added to that of the bytes behind it: the order in which
-/// PostgreSQL does it.
+/// Checks the checksum of a record of which all bytes are there.
 #[inline]
-pub(crate) fn check_crc(header: &RecordHeader, header_bytes: &[u8], crc_of_rest: u32) -> Result<(), Fault> {
-    let covered = header_bytes.get(..20).unwrap_or_default();
-    let computed = crc32c::crc32c_append(crc_of_rest, covered);
+pub(crate) fn check_crc(header: &RecordHeader, bytes: &[u8], scratch: &mut Scratch) -> Result<(), Fault> {
+    let rest = bytes.get(RecordHeader::SIZE..).unwrap_or_default();
+    compare_crc(header, bytes.first_chunk().map_or(0, |head| crc::of_record(head, rest, scratch)))
+}
+
+/// Checks the checksum of a record of which that of the bytes behind the header is known.
+pub(crate) fn check_rest(header: &RecordHeader, bytes: &[u8], crc_of_rest: u32) -> Result<(), Fault> {
+    compare_crc(header, crc::append(crc_of_rest, bytes.get(..20).unwrap_or_default()))
+}
+
+#[inline]
+fn compare_crc(header: &RecordHeader, computed: u32) -> Result<(), Fault> {
     if computed == header.crc {
         return Ok(());
     }

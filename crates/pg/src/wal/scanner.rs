@@ -6,6 +6,7 @@
 //! used again. Checked are every page header, the checksum of every record and its link to the one
 //! before.
 
+use crate::crc::Scratch;
 use crate::error::Error;
 use crate::lsn::Lsn;
 use crate::major::PgMajor;
@@ -17,7 +18,7 @@ use crate::wal::fault::Fault;
 use crate::wal::items::Items;
 use crate::wal::outcome::{Damage, Overwritten, PendingRecord, SegmentOutcome, Stop};
 use crate::wal::page::{PageHeader, SegmentHeader};
-use crate::wal::record::{Record, RecordHeader, check_crc, check_header, check_length};
+use crate::wal::record::{Record, RecordHeader, check_crc, check_header, check_length, check_rest, is_next};
 
 mod resume;
 
@@ -128,6 +129,7 @@ pub struct WalScanner {
     /// The beginning of the bytes of a record that reaches into the segment.
     head: Vec<u8>,
     items: Items,
+    scratch: Scratch,
     current: Option<Current>,
 }
 
@@ -152,7 +154,8 @@ struct Found<'a> {
     timeline: TimelineId,
     header: RecordHeader,
     bytes: &'a [u8],
-    crc_of_rest: u32,
+    /// The CRC-32C of the bytes behind the header, if it was computed on the way.
+    crc_of_rest: Option<u32>,
 }
 
 /// What ends the reading of a page early.
@@ -188,6 +191,7 @@ impl WalScanner {
             proof: Proof::Seen,
             head: Vec::new(),
             items: Items::default(),
+            scratch: Scratch::new(),
             current: None,
             options,
         }
@@ -485,7 +489,14 @@ impl WalScanner {
             && let Some(total) = rest.first_chunk().map(|bytes| u32::from_le_bytes(*bytes))
         {
             let lsn = address.saturating_add(at as u64);
-            let parsed = self.check_start(lsn, total, rest, pass)?;
+            let next = rest.first_chunk().map(RecordHeader::parse).filter(|header| {
+                self.major.is_some_and(|major| is_next(header, self.previous, major))
+                    && self.proof == Proof::Seen
+            });
+            let parsed = match next {
+                Some(header) => Some(header),
+                None => self.check_start(lsn, total, rest, pass)?,
+            };
             let length = total as usize;
             let (Some(bytes), Some(parsed)) = (rest.get(..length), parsed) else {
                 self.assembly.begin(lsn, header.timeline, total, rest);
@@ -500,7 +511,7 @@ impl WalScanner {
                     timeline: header.timeline,
                     header: parsed,
                     bytes,
-                    crc_of_rest: crc32c::crc32c(bytes.get(RecordHeader::SIZE..).unwrap_or_default()),
+                    crc_of_rest: None,
                 },
                 pass,
             )?;
@@ -512,7 +523,7 @@ impl WalScanner {
     }
 
     /// Checks what is at the place where a record should begin, as far as it is on this page.
-    #[inline]
+    #[cold]
     fn check_start(
         &mut self,
         lsn: Lsn,
@@ -617,7 +628,7 @@ impl WalScanner {
             return Err(broken(lsn, Fault::RecordLength { found: total }));
         };
         check_header(&header, lsn, self.previous, major).map_err(|fault| broken(lsn, fault))?;
-        let crc_of_rest = self.assembly.crc_of_rest();
+        let crc_of_rest = Some(self.assembly.crc_of_rest());
         let bytes = self.assembly.take_bytes();
         let delivered = self.deliver(&Found { lsn, end, timeline, header, bytes: &bytes, crc_of_rest }, pass);
         self.assembly.put_back(bytes);
@@ -625,12 +636,16 @@ impl WalScanner {
     }
 
     /// Checks a record's checksum and parts and hands it out.
-    #[inline]
+    #[expect(clippy::inline_always, reason = "called once per record, and slow with its arguments in memory")]
+    #[inline(always)]
     fn deliver(&mut self, found: &Found<'_>, pass: &mut Pass<'_>) -> Result<(), Halt> {
         let Found { lsn, mut end, timeline, header, bytes, crc_of_rest } = *found;
         let Some(major) = self.major else { return Ok(()) };
-        let checked =
-            check_crc(&header, bytes, crc_of_rest).and_then(|()| self.items.parse(bytes, &header, major));
+        let checked = match crc_of_rest {
+            Some(crc_of_rest) => check_rest(&header, bytes, crc_of_rest),
+            None => check_crc(&header, bytes, &mut self.scratch),
+        };
+        let checked = checked.and_then(|()| self.items.parse(bytes, &header, major));
         if let Err(fault) = checked {
             // Of a record that another process began, it is not known which part of it is wrong.
             if self.proof != Proof::Seen {

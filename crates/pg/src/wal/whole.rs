@@ -1,5 +1,6 @@
 //! One record by itself, put together from fragments.
 
+use crate::crc::Scratch;
 use crate::lsn::Lsn;
 use crate::major::PgMajor;
 use crate::segment::WalSegmentSize;
@@ -34,7 +35,7 @@ pub fn decode_record(
     if header.total_length != found {
         return Err(Fault::RecordLength { found: header.total_length });
     }
-    check_crc(&header, bytes, crc32c::crc32c(bytes.get(RecordHeader::SIZE..).unwrap_or_default()))?;
+    check_crc(&header, bytes, &mut Scratch::new())?;
     let mut items = Items::default();
     items.parse(bytes, &header, major)?;
     let end = if header.is_switch() {

@@ -4,6 +4,7 @@
 //! another server's. So it is believed only when the segment agrees with it, and never makes a sound
 //! segment look damaged: what does not agree is dropped, and the segment is read as if begun cold.
 
+use crate::crc;
 use crate::lsn::Lsn;
 use crate::major::PgMajor;
 use crate::segment::SegmentNumber;
@@ -41,7 +42,7 @@ impl PendingBytes<'_> {
     /// The CRC-32C of what was seen behind the header, if it is known.
     fn crc_of_rest(&self) -> Option<u32> {
         if self.bytes.len() == self.have as usize {
-            return Some(crc32c::crc32c(self.bytes.get(RecordHeader::SIZE..).unwrap_or_default()));
+            return Some(crc::crc32c(self.bytes.get(RecordHeader::SIZE..).unwrap_or_default()));
         }
         // Without a header, the record could not be told from another.
         self.checksum.filter(|_| self.bytes.len() >= RecordHeader::SIZE)

@@ -7,11 +7,13 @@ use crate::wal::outcome::{SegmentOutcome, Stop};
 use crate::wal::scanner::{OnDamage, WalScannerOptions};
 use crate::wal::{Record, decode_record};
 
+type Kept = (Lsn, u32, u32, Vec<u8>, Option<u32>);
+
 /// What one process leaves to the next.
 #[derive(Debug, Clone, Default)]
 struct Left {
     last_record: Option<Lsn>,
-    pending: Option<(Lsn, u32, u32, Vec<u8>, Option<u32>)>,
+    pending: Option<Kept>,
 }
 
 impl Left {
@@ -129,7 +131,7 @@ fn what_does_not_agree_costs_the_segment_nothing() {
     let (wal, segments) = two_segments();
     let good = left_by_first(&segments);
     let (_, cold, _, cold_head) = scan_next(options(), &Left::default(), &segments[1], 4096);
-    let with = |change: &dyn Fn(&mut (Lsn, u32, u32, Vec<u8>, Option<u32>))| {
+    let with = |change: &dyn Fn(&mut Kept)| {
         let mut left = good.clone();
         change(left.pending.as_mut().unwrap());
         left
