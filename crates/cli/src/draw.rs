@@ -227,15 +227,12 @@ impl Drawing {
         rows.push(paint.dim(scale.trim_end()));
         let hidden = self.lines.len() - shown.len();
         if hidden > 0 {
-            rows.push(paint.dim(&format!("{:width$}  and {hidden} older timelines", "")));
+            rows.push(paint.dim(&format!("{:width$}  and {hidden} more", "")));
         }
         let used: BTreeSet<Glyph> = grid.iter().flatten().copied().collect();
-        let legend = used.into_iter().filter_map(|glyph| {
-            let character = glyph.character(canvas.unicode).to_string();
-            Some(format!("{} {}", glyph.painted(&character, paint), glyph.meaning()?))
-        });
-        let legend: Vec<String> = legend.collect();
-        rows.push(format!("{:width$}  {}", "", legend.join("   ")));
+        for line in legend(used, columns, canvas, paint) {
+            rows.push(format!("{:width$}  {line}", ""));
+        }
         rows
     }
 
@@ -275,6 +272,26 @@ impl Drawing {
         }
         grid
     }
+}
+
+/// What the glyphs mean, in lines of so many columns.
+fn legend(used: BTreeSet<Glyph>, columns: usize, canvas: Canvas, paint: Paint) -> Vec<String> {
+    const BETWEEN: &str = "   ";
+    let mut lines: Vec<(usize, String)> = Vec::new();
+    for (glyph, meaning) in used.into_iter().filter_map(|glyph| Some((glyph, glyph.meaning()?))) {
+        let character = glyph.character(canvas.unicode).to_string();
+        let item = format!("{} {meaning}", glyph.painted(&character, paint));
+        let width = meaning.len() + 2;
+        match lines.last_mut() {
+            Some((used, line)) if *used + BETWEEN.len() + width <= columns => {
+                line.push_str(BETWEEN);
+                line.push_str(&item);
+                *used += BETWEEN.len() + width;
+            }
+            _ => lines.push((width, item)),
+        }
+    }
+    lines.into_iter().map(|(_, line)| line).collect()
 }
 
 fn fill_line(cells: &mut [Glyph], line: &Line, axis: &Axis) {
@@ -376,10 +393,12 @@ mod tests {
 
     /// Both alphabets and a narrow terminal.
     fn all(drawing: &Drawing) -> String {
-        let wide = [drawn(drawing, 72, true), drawn(drawing, 72, false)];
-        let all = [wide.as_slice(), &[drawn(drawing, 40, false)]].concat();
-        assert!(all.iter().flat_map(|text| text.lines()).all(|line| line.chars().count() <= 72));
-        all.join("\n")
+        let drawn = |columns: usize, unicode| {
+            let text = drawn(drawing, columns, unicode);
+            assert!(text.lines().all(|line| line.chars().count() <= columns), "{text}");
+            text
+        };
+        [drawn(72, true), drawn(72, false), drawn(40, false)].join("\n")
     }
 
     #[test]

@@ -52,6 +52,8 @@ pub(crate) enum Exit {
     Interrupted = 23,
     /// `check` ran and found problems.
     ProblemsFound = 24,
+    /// `restore --start`: the server stopped elsewhere than the plan said.
+    StoppedElsewhere = 25,
 }
 
 /// Added to a failure of `wal get` that must stop recovery.
@@ -60,7 +62,7 @@ const STOP_RECOVERY: u8 = 200;
 impl Exit {
     /// All of them, in order of their codes.
     #[cfg(test)]
-    pub(crate) const ALL: [Self; 18] = [
+    pub(crate) const ALL: [Self; 19] = [
         Self::Done,
         Self::Absent,
         Self::Usage,
@@ -79,6 +81,7 @@ impl Exit {
         Self::Target,
         Self::Interrupted,
         Self::ProblemsFound,
+        Self::StoppedElsewhere,
     ];
 
     /// The code.

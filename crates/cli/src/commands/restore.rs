@@ -4,7 +4,8 @@ use std::num::NonZeroUsize;
 
 use walden_core::RecoveryPlan;
 use walden_engine::restore::{
-    ArchiveMode, RestoreReport, RestoreRequest, ServerState, StartOptions, StartReport, execute_until,
+    ArchiveMode, RestoreReport, RestoreRequest, ServerState, StartOptions, StartReport, StopCheck,
+    StopOutcome, execute_until,
 };
 
 use super::hook_command::hook_command;
@@ -47,7 +48,14 @@ pub(super) fn run(session: &Session, arguments: &RestoreArgs) -> Result<Exit, Fa
     }
     session.printer.report(&session.with_cost(&report, &ctx), |text| render(text, &report))?;
     session.note_cost(&ctx);
-    Ok(Exit::Done)
+    Ok(match report.started.as_ref().map(|started| &started.stop_check) {
+        Some(check) if check.outcome == StopOutcome::Elsewhere => Exit::StoppedElsewhere,
+        Some(check) if check.outcome == StopOutcome::Unknown => {
+            session.printer.warning(&format!("where the server stopped was not compared: {}", check.message));
+            Exit::Done
+        }
+        _ => Exit::Done,
+    })
 }
 
 /// Says on stderr what will be done, before it is.
@@ -156,7 +164,26 @@ fn render_list(text: &mut Text, heading: &str, items: &[String]) {
     }
 }
 
+/// Whether the server is where the plan said it would be: the first that one wants to know.
+fn render_check(text: &mut Text, check: &StopCheck) {
+    let paint = text.paint();
+    let line = match check.outcome {
+        StopOutcome::AsPlanned => paint.green(&format!("stopped where the plan said: {}", check.message)),
+        StopOutcome::ArchiveGrew => {
+            paint.green(&format!("stopped at the end of the archive: {}", check.message))
+        }
+        StopOutcome::Elsewhere => paint
+            .red(&format!("STOPPED ELSEWHERE THAN THE PLAN SAID: {}; do not use this server", check.message)),
+        StopOutcome::Unknown => {
+            paint.yellow(&format!("where it stopped was not compared: {}", check.message))
+        }
+    };
+    text.gap();
+    text.line(line);
+}
+
 fn render_started(text: &mut Text, started: &StartReport) {
+    render_check(text, &started.stop_check);
     text.heading("Started");
     let state = match started.state {
         ServerState::Paused => {

@@ -35,7 +35,10 @@ use std::path::PathBuf;
 
 use walden_core::{ErrorKind, RecoveryPlan};
 
-pub use report::{RestoreReport, RestoredLink, RestoredOwner, RestoredTablespace, ServerState, StartReport};
+pub use report::{
+    RestoreReport, RestoredLink, RestoredOwner, RestoredTablespace, ServerState, StartReport, StopCheck,
+    StopOutcome,
+};
 pub use request::{ArchiveMode, RestoreRequest, START_TIMEOUT, StartOptions, TablespaceMapping};
 
 use crate::context::Context;

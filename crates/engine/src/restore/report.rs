@@ -105,6 +105,33 @@ pub enum ServerState {
     ShutDown,
 }
 
+/// Whether a started server stopped where the plan said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StopOutcome {
+    /// There and nowhere else.
+    AsPlanned,
+    /// Further, because more was archived after the plan for the end of the archive was made.
+    ArchiveGrew,
+    /// Elsewhere: what it holds is not what the plan promised.
+    Elsewhere,
+    /// It could not be asked, and its log does not tell.
+    Unknown,
+}
+
+/// The comparison of a started server with its plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct StopCheck {
+    /// How it came out.
+    pub outcome: StopOutcome,
+    /// The end of the last record that the plan has applied.
+    pub planned_lsn: Lsn,
+    /// The end of the last record that was applied, when the server could be asked.
+    pub replayed_to: Option<Lsn>,
+    /// What was compared, in words.
+    pub message: String,
+}
+
 /// A restored server that was started and has met its target.
 #[derive(Debug, Clone, Serialize)]
 pub struct StartReport {
@@ -127,6 +154,8 @@ pub struct StartReport {
     pub last_transaction_at: Option<String>,
     /// The server's own line about where it stopped.
     pub stop_message: Option<String>,
+    /// Whether that is where the plan said.
+    pub stop_check: StopCheck,
     /// The server's log.
     pub log: PathBuf,
     /// The command that connects to it.

@@ -6,6 +6,7 @@
 mod log;
 mod observe;
 mod programs;
+mod verdict;
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
@@ -16,11 +17,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use walden_core::{ErrorKind, RecoveryAction, RecoveryPlan, RecoveryTarget};
-use walden_pg::ClusterState;
+use walden_pg::{ClusterState, Lsn};
 
 use self::log::{Log, explain};
 use self::observe::{Answer, PidFile, Questioner};
 pub(super) use self::programs::{Programs, find_programs};
+use self::verdict::{Seen, judge};
 use super::owner::{Owner, user_name};
 use super::report::{ServerState, StartReport};
 use super::request::StartOptions;
@@ -86,6 +88,10 @@ impl Server<'_> {
             let user = questioner.user().unwrap_or("postgres");
             format!("psql -h {} -p {port} -U {} postgres", shell_path(directory), shell_word(user))
         });
+        let replay_lsn = answer.as_ref().and_then(|answer| answer.replay_lsn);
+        let written_to = ended.then(|| self.written_to()).flatten();
+        let seen = Seen { replay_lsn, written_to, stop_message: log.stop_message.as_deref() };
+        let stop_check = judge(&self.plan.request.target, &self.plan.stop, seen);
         Ok(StartReport {
             state,
             pid: (!ended).then_some(pid),
@@ -93,11 +99,12 @@ impl Server<'_> {
             socket_directory,
             timeline: answer.as_ref().and_then(|answer| answer.timeline),
             locked_relations: answer.as_ref().map_or(0, |answer| answer.locked_relations),
-            replay_lsn: answer.as_ref().and_then(|answer| answer.replay_lsn),
+            replay_lsn,
             last_transaction_at: answer
                 .and_then(|answer| answer.last_transaction_at)
                 .or(log.last_transaction_at),
             stop_message: log.stop_message,
+            stop_check,
             log: path,
             connect_command,
             elapsed_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
@@ -231,6 +238,12 @@ impl Server<'_> {
             (false, true) => Look::Reached(ServerState::Paused),
             (false, false) => Look::Recovering,
         }
+    }
+
+    /// How far the files of a server that was shut down in recovery may be written.
+    fn written_to(&self) -> Option<Lsn> {
+        let control = DataDirectory::open(self.pgdata).and_then(|data| data.control()).ok()?;
+        (control.state == ClusterState::ShutDownInRecovery).then_some(control.min_recovery_point)
     }
 
     /// What `pg_control` says once recovery is over.

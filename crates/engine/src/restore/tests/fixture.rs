@@ -407,6 +407,7 @@ fn record(control: &ControlFile) -> BackupRecord {
 fn add_one_commit(snapshot: &mut CatalogSnapshot, name: SegmentName, after: Lsn, when: Timestamp) {
     let size = snapshot.incarnation.segment_size;
     let segment = name.id(size).unwrap();
+    let before = RecordSpan { start: after.checked_sub(32).unwrap(), end: after };
     let span = RecordSpan { start: after, end: after.saturating_add(64) };
     let time = PgTimestamp::from_unix_micros(when.as_microsecond());
     let end = TransactionEndMark { span, xid: Xid::new(700), time, commit: true };
@@ -426,7 +427,8 @@ fn add_one_commit(snapshot: &mut CatalogSnapshot, name: SegmentName, after: Lsn,
         segment,
         read_from: segment.number,
         joined: true,
-        records: vec![span],
+        // What ends the backup, and the commit right after it.
+        records: vec![before, span],
         ends: vec![end],
         restore_points: Vec::new(),
         parameters: Vec::new(),
