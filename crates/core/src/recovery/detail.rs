@@ -2,7 +2,7 @@
 
 use walden_pg::{Lsn, ParameterMaxima, PgTimestamp, SegmentId, SegmentNumber, WalLevel, Xid};
 
-use crate::index::CommitMark;
+use crate::index::{CommitMark, DamageNote};
 
 /// Where a record begins, and the position after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -65,7 +65,7 @@ pub enum SegmentEnd {
     Switched,
     /// Nothing was written behind this position.
     Ends(Lsn),
-    /// Recovery can't read on from here.
+    /// Nothing can be read from here on.
     Damaged {
         /// Where.
         lsn: Lsn,
@@ -94,6 +94,9 @@ pub struct SegmentDetail {
     pub parameters: Vec<ParameterMark>,
     /// Ends of online backups, with the position where the backup began.
     pub backup_ends: Vec<(RecordSpan, Lsn)>,
+    /// Damaged places that were gone past, in the order of the WAL; the records right behind one may be missing.
+    /// Recovery that began before one ends there.
+    pub damage: Vec<DamageNote>,
     /// How it ends.
     pub end: SegmentEnd,
 }

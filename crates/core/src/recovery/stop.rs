@@ -161,25 +161,28 @@ impl<'a> Target<'a> {
 
 /// The first commit at or after a position in a segment, or in those behind it.
 fn first_from(walk: &Walk<'_>, number: SegmentNumber, from: Lsn) -> Sought<Option<CommitMark>> {
+    let first = |detail: &SegmentDetail, from: Lsn| {
+        let below = walk.readable_below(detail);
+        let within = |lsn: Lsn| lsn >= from && lsn < below;
+        detail.ends.iter().find(|end| end.commit && within(end.span.start)).map(|end| end.mark())
+    };
     let here = walk.detail(number)?;
-    if let Some(end) = here.ends.iter().find(|end| end.commit && end.span.start >= from) {
-        return Ok(Some(end.mark()));
+    if let Some(mark) = first(here, from) {
+        return Ok(Some(mark));
     }
     if walk.is_wall(here) {
         return Ok(None);
     }
-    let mut first = None;
+    let mut found = None;
     walk.onward(number, &mut |piece| {
-        first = match piece {
+        found = match piece {
             Onward::Log(facts) => facts.first_commit,
             Onward::Segment(_, Some(summary)) => summary.facts.first_commit,
-            Onward::Segment(number, None) => {
-                walk.detail(number)?.ends.iter().find(|end| end.commit).map(|end| end.mark())
-            }
+            Onward::Segment(number, None) => first(walk.detail(number)?, Lsn::INVALID),
         };
-        Ok(if first.is_some() { Visit::Stop } else { Visit::Pass })
+        Ok(if found.is_some() { Visit::Stop } else { Visit::Pass })
     })?;
-    Ok(first)
+    Ok(found)
 }
 
 /// Commits that recovery by time leaves out although their time is not past the target.
@@ -204,7 +207,8 @@ pub(super) fn left_out_by_order(
     let target = Target::of(request, backup, walk);
     let at_or_before = |time| !target.is_past(time);
     let add = |left_out: &mut LeftOut, detail: &SegmentDetail| {
-        let ends = detail.ends.iter().filter(|end| end.commit && end.span.start >= found.stop.lsn);
+        let within = found.stop.lsn..walk.readable_below(detail);
+        let ends = detail.ends.iter().filter(|end| end.commit && within.contains(&end.span.start));
         for end in ends.filter(|end| at_or_before(end.time)) {
             left_out.count += 1;
             if left_out.listed.len() < LEFT_OUT_LISTED_MAX {
@@ -242,8 +246,9 @@ pub(super) fn left_out_by_order(
 /// All restore points of the target's name on the way to the end of the archive, and whether all were looked for.
 pub(super) fn same_name(walk: &Walk<'_>, name: &str, found: &StopFound) -> Sought<(Vec<Moment>, bool)> {
     let moments = |detail: &SegmentDetail| -> Vec<Moment> {
+        let within = found.stop.lsn..walk.readable_below(detail);
         let points = detail.restore_points.iter().filter(|point| point.name == name);
-        let points = points.filter(|point| point.span.start >= found.stop.lsn);
+        let points = points.filter(|point| within.contains(&point.span.start));
         points
             .map(|point| Moment { lsn: point.span.start, time: Some(timestamp(point.time)), xid: None })
             .collect()

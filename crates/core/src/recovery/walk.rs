@@ -155,8 +155,11 @@ impl<'a> Walk<'a> {
                     Some(straddler) => straddler,
                     None => break,
                 },
-                // Nothing is known of it but what reading it will tell.
-                None => return Ok(previous),
+                // Nothing is known of it: a record may reach through.
+                None => {
+                    from = previous;
+                    continue;
+                }
             };
             from = previous;
             if straddler.lsn >= size.start_of(previous) {
@@ -226,7 +229,7 @@ impl<'a> Walk<'a> {
                 Some(summary) => {
                     may(&summary.facts, number)
                         || summary.facts.flags.any(walls)
-                        || (number >= from && self.is_blind(id, summary)?)
+                        || self.is_blind(id, summary)?
                 }
             };
             if open {
@@ -251,6 +254,11 @@ impl<'a> Walk<'a> {
         }
     }
 
+    /// Records of a segment from here on can't be read: [`Lsn::MAX`] where all can.
+    pub(super) fn readable_below(&self, detail: &SegmentDetail) -> Lsn {
+        self.wall_in(detail).map_or(Lsn::MAX, |(at, _)| at)
+    }
+
     /// Whether recovery can't go on behind a segment.
     pub(super) fn is_wall(&self, detail: &SegmentDetail) -> bool {
         self.wall_in(detail).is_some()
@@ -264,8 +272,23 @@ impl<'a> Walk<'a> {
                 && change.span.start >= self.start
                 && self.major() >= PgMajor::V14
         });
-        if let Some(change) = minimal {
-            return Some((change.span.start, Wall::Minimal(change.span.start)));
+        let minimal = minimal.map(|change| (change.span.start, Wall::Minimal(change.span.start)));
+        match (minimal, self.damage_in(detail)) {
+            (Some(minimal), Some(damage)) if damage.0 < minimal.0 => Some(damage),
+            (minimal, damage) => minimal.or(damage),
+        }
+    }
+
+    fn damage_in(&self, detail: &SegmentDetail) -> Option<(Lsn, Wall)> {
+        if let Some(damage) = detail.damage.iter().find(|damage| damage.lsn >= self.start) {
+            return Some((damage.lsn, Wall::Damaged(damage.lsn, damage.what.clone())));
+        }
+        // Right behind damage records are missing: is the one among them that recovery begins with?
+        if detail.segment.number == self.first
+            && !detail.damage.is_empty()
+            && detail.records.binary_search_by_key(&self.start, |record| record.start).is_err()
+        {
+            return Some((self.start, Wall::Damaged(self.start, "no record begins there".to_owned())));
         }
         match &detail.end {
             SegmentEnd::GoesOn | SegmentEnd::Switched => None,
@@ -328,6 +351,9 @@ impl<'a> Walk<'a> {
 
     /// The last commit before a position, no earlier than where recovery starts.
     pub(super) fn last_commit(&self, number: SegmentNumber, below: Lsn) -> Sought<Option<CommitMark>> {
+        if below <= self.start {
+            return Ok(None);
+        }
         let mut number = number;
         if below < Lsn::MAX {
             let at = self.detail(number)?;
@@ -368,30 +394,32 @@ impl<'a> Walk<'a> {
         from: SegmentNumber,
         visit: &mut dyn FnMut(Onward<'_>) -> Sought<Visit>,
     ) -> Sought<()> {
+        let walls = WalFlags::DAMAGED.with(WalFlags::ENDS_EARLY).with(WalFlags::WAL_LEVEL_MINIMAL);
         let mut number = from.next();
         loop {
-            if let Some((log, last)) = self.log_from(number) {
+            if let Some((log, last)) = self.log_from(number)
+                && !log.facts.flags.any(walls)
+            {
                 match visit(Onward::Log(&log.facts))? {
-                    Visit::Pass if !log.facts.flags.any(WalFlags::DAMAGED.with(WalFlags::ENDS_EARLY)) => {
+                    Visit::Pass => {
                         number = last.next();
                         continue;
                     }
-                    Visit::Pass | Visit::Open => {}
+                    Visit::Open => {}
                     Visit::Stop => return Ok(()),
                 }
             }
             let Some(id) = self.id(number).filter(|id| self.snapshot.has_segment(*id)) else { return Ok(()) };
             let summary = match self.summary(id)? {
-                Some(summary) if !self.is_blind(id, summary)? => Some(summary),
+                Some(summary) if !summary.facts.flags.any(walls) && !self.is_blind(id, summary)? => {
+                    Some(summary)
+                }
                 _ => None,
             };
             if visit(Onward::Segment(number, summary))? == Visit::Stop {
                 return Ok(());
             }
-            let wall = |summary: &SegmentSummary| {
-                summary.facts.flags.any(WalFlags::DAMAGED.with(WalFlags::ENDS_EARLY))
-            };
-            if summary.is_some_and(wall) {
+            if summary.is_none() && self.is_wall(self.detail(number)?) {
                 return Ok(());
             }
             number = number.next();

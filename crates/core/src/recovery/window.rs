@@ -179,7 +179,8 @@ fn backups_to(snapshot: &CatalogSnapshot, timeline: TimelineId) -> Sought<Vec<Re
     for way in ways.iter().rev() {
         let walk = way.walk(snapshot);
         let leads = match &newer {
-            Some((number, _)) => walk.follow(Some(*number))? == Found::Led,
+            // With the segment in which it starts: what is damaged there before its start hurts the older one.
+            Some((number, _)) => walk.follow(Some(number.next()))? == Found::Led,
             None => false,
         };
         let reach = match &newer {

@@ -1,0 +1,5 @@
+//! Plans over small archives made by hand, and over random ones.
+
+mod cases;
+mod proof;
+mod world;
