@@ -190,7 +190,9 @@ impl Archiver {
         }
         if let (Some(index), Some(indexing), ArchiveFileName::Segment(segment)) = (index, indexing, name) {
             let known = indexing.remember(&self.ctx, record.incarnation(), index, stored_bytes);
-            roll_up_if_complete(&self.ctx, record, segment, known).await;
+            if indexing.may_complete(segment) {
+                roll_up_if_complete(&self.ctx, record, segment, known).await;
+            }
         }
         Ok(report)
     }

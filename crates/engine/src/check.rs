@@ -4,10 +4,11 @@ use std::path::Path;
 
 use jiff::Timestamp;
 use serde::Serialize;
-use walden_core::{CatalogSnapshot, ConditionalCreate, IncarnationRecord, RecoveryWindow};
-use walden_pg::{ArchiveFileName, SystemId};
+use walden_core::{CatalogSnapshot, ConditionalCreate, IncarnationRecord, Need, RecoveryWindow};
+use walden_pg::{ArchiveFileName, SegmentId, SystemId};
+use walden_store::{HeaderRead, StoreError};
 
-use crate::catalog::load_overview;
+use crate::catalog::{load_overview, satisfy};
 use crate::context::Context;
 use crate::data_directory::DataDirectory;
 use crate::error::{EngineError, Result};
@@ -21,6 +22,9 @@ const WAIT_WARNING_SECONDS: i64 = 300;
 const WAIT_FAILURE_SECONDS: i64 = 3600;
 /// So many waiting files are worth a warning, however young.
 const WAITING_WARNING: usize = 64;
+
+/// So many damaged segments are named.
+const DAMAGED_TOLD_MAX: usize = 8;
 
 /// What one check found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -122,9 +126,14 @@ pub async fn check(
         }
     }
     let mut snapshot = load_overview(ctx, &record).await?;
+    let newest = newest_segments(&snapshot);
+    summarize(ctx, &mut snapshot, &newest).await?;
     let window = window_from(ctx, &mut snapshot).await?;
     checks.push(backups_check(&snapshot, now));
     checks.push(coverage_check(&window));
+    checks.push(damage_check(&window));
+    checks.extend(commit_check(&window));
+    checks.extend(index_check(ctx, &snapshot, newest.last().copied()).await?);
     checks.push(strays_check(&snapshot));
     let ok = checks.iter().all(|check| check.status != CheckStatus::Failure);
     Ok(CheckReport {
@@ -345,6 +354,76 @@ fn coverage_check(window: &RecoveryWindow) -> Check {
         );
     }
     Check::ok(NAME, "no gap in the WAL after the first backup")
+}
+
+/// The newest segment of each timeline, by timeline.
+fn newest_segments(snapshot: &CatalogSnapshot) -> Vec<SegmentId> {
+    let timelines = snapshot.timelines().into_iter();
+    timelines
+        .filter_map(|timeline| Some(SegmentId::new(timeline, snapshot.last_known_segment(timeline)?)))
+        .collect()
+}
+
+/// Reads what the newest directories hold: damage is most likely to be news there.
+async fn summarize(ctx: &Context, snapshot: &mut CatalogSnapshot, newest: &[SegmentId]) -> Result<()> {
+    let size = snapshot.incarnation.segment_size;
+    let places = newest.iter().map(|id| (id.timeline, id.name(size).log()));
+    let missing = places.filter(|place| !snapshot.summarized.contains(place));
+    let needs: Vec<Need> = missing.map(|(timeline, log)| Need::Summaries { timeline, log }).collect();
+    satisfy(ctx, snapshot, &needs).await
+}
+
+fn damage_check(window: &RecoveryWindow) -> Check {
+    const NAME: &str = "WAL";
+    let damaged: Vec<String> =
+        window.timelines.iter().flat_map(|timeline| &timeline.damaged).map(ToString::to_string).collect();
+    if damaged.is_empty() {
+        return Check::ok(NAME, "no damage is known in the archived WAL");
+    }
+    let told = damaged.iter().take(DAMAGED_TOLD_MAX).cloned().collect::<Vec<_>>().join(", ");
+    Check::failure(
+        NAME,
+        format!("the WAL in {} segments is damaged, and no recovery gets past it: {told}", damaged.len()),
+        "take a new backup now: walden backup create; then look at the disk below pg_wal",
+    )
+}
+
+/// How old the newest commit is that can be restored.
+fn commit_check(window: &RecoveryWindow) -> Option<Check> {
+    let seconds = window.rpo_seconds?;
+    let newest = window.newest?;
+    let at = newest.time.map(|time| format!(" ({time})")).unwrap_or_default();
+    Some(Check::ok("newest commit", format!("the newest commit that can be restored is {seconds} s old{at}")))
+}
+
+/// Whether the newest segment has an index: what archives it is then up to date.
+async fn index_check(
+    ctx: &Context,
+    snapshot: &CatalogSnapshot,
+    newest: Option<SegmentId>,
+) -> Result<Option<Check>> {
+    const NAME: &str = "WAL index";
+    let Some(newest) = newest else { return Ok(None) };
+    let name = newest.name(snapshot.incarnation.segment_size);
+    let layout = ctx.layout().incarnation(snapshot.incarnation.incarnation());
+    let key = layout.archive_file(ArchiveFileName::Segment(name));
+    Ok(Some(match ctx.store.get_header(&key, &ctx.budget()).await {
+        Ok(HeaderRead::Found { header, .. }) if header.index_bytes > 0 => {
+            Check::ok(NAME, format!("the newest segment, {name}, has one"))
+        }
+        Ok(HeaderRead::Found { .. }) => Check::warning(
+            NAME,
+            format!("the newest segment, {name}, has none: plans must fetch whole segments"),
+            "the server archives with an older walden: update it",
+        ),
+        Ok(HeaderRead::Missing) => return Ok(None),
+        Err(error @ StoreError::Corrupt { .. }) => Check::failure(
+            NAME,
+            format!("the newest segment can't be read: {error}"),
+            "look at the object; take a new backup if it is lost: walden backup create",
+        ),
+        Err(error) => return Err(error.into()),
+    }))
 }
 
 fn strays_check(snapshot: &CatalogSnapshot) -> Check {

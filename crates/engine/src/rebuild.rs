@@ -129,7 +129,7 @@ impl Rebuild<'_> {
             if directory.has_rollup && !self.all {
                 last_kept = Some((directory, so_far));
             } else {
-                self.read_told(timeline, so_far, &mut told).await?;
+                self.tell_of_all(timeline, so_far, &mut told).await?;
                 self.write(directory, before, &mut told).await?;
                 last_kept = None;
             }
@@ -148,7 +148,25 @@ impl Rebuild<'_> {
         directory.segments.keys().next_back().is_some_and(|number| number.get() == last)
     }
 
-    /// Reads rollups that are there, newest first, until all the directories given are told of.
+    /// Reads rollups that are there, newest first, until all the directories given are told of; those that can't be read
+    /// are made anew.
+    async fn tell_of_all(
+        &mut self,
+        timeline: TimelineId,
+        directories: &[Directory],
+        told: &mut BTreeMap<u32, LogSummary>,
+    ) -> Result<()> {
+        self.read_told(timeline, directories, told).await?;
+        let mut before = None;
+        for directory in directories {
+            if !told.contains_key(&directory.log) {
+                Box::pin(self.write(directory, before, told)).await?;
+            }
+            before = Some(directory);
+        }
+        Ok(())
+    }
+
     async fn read_told(
         &self,
         timeline: TimelineId,
@@ -225,14 +243,14 @@ impl Rebuild<'_> {
     ) -> Result<()> {
         let budget = self.ctx.listing_budget();
         let Some(rollup) = read_rollup(self.ctx, &self.layout, (timeline, newest.log), &budget).await? else {
-            self.read_told(timeline, so_far, told).await?;
+            self.tell_of_all(timeline, so_far, told).await?;
             return self.write(newest, so_far.last(), told).await;
         };
         let tells = |log| rollup.earlier.iter().any(|summary| summary.log == log);
         if so_far.iter().all(|directory| tells(directory.log)) {
             return Ok(());
         }
-        self.read_told(timeline, so_far, told).await?;
+        self.tell_of_all(timeline, so_far, told).await?;
         let earlier = told.values().cloned().collect();
         let whole = Rollup::build(timeline, newest.log, rollup.segments, earlier);
         write_rollup(self.ctx, &self.layout, &whole, &budget).await?;

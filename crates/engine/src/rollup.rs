@@ -169,7 +169,9 @@ pub(crate) async fn refresh_backup_rollup(
     });
     let read: Vec<Option<RecordCopy>> = reads.buffer_unordered(READS_AT_ONCE).try_collect().await?;
     copies.extend(read.into_iter().flatten());
-    write_backup_rollup(ctx, layout, &copies, &budget).await?;
+    if is_there || !copies.is_empty() {
+        write_backup_rollup(ctx, layout, &copies, &budget).await?;
+    }
     Ok(copies.len())
 }
 

@@ -3,11 +3,12 @@
 //! The segment is durable by then, and nothing depends on the rollup: whatever fails is logged and left to the next
 //! backup or to `walden wal index rebuild`.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use walden_core::index::{LogSummary, Rollup, RollupEntry};
 use walden_core::{CatalogSnapshot, IncarnationRecord, Listed};
-use walden_pg::SegmentName;
+use walden_pg::{SegmentName, SegmentNumber};
 use walden_store::RetryBudget;
 
 use super::indexing::{remember_rollup, remembered_rollup};
@@ -21,18 +22,24 @@ const DEADLINE: Duration = Duration::from_secs(3);
 /// More segments than these are not asked for while PostgreSQL waits.
 const UNKNOWN_MAX: usize = 64;
 
-/// Writes the rollup of the directory of `name` when that has its last segment; `known` is what the pushes so far
-/// remember of it, in rising order.
+/// Writes the rollup of the directory of `name` when that has its last segment, and again when a late one comes after
+/// that; `known` is what the pushes so far remember of it, in rising order.
 pub(super) async fn roll_up_if_complete(
     ctx: &Context,
     record: &IncarnationRecord,
     name: SegmentName,
-    known: Vec<RollupEntry>,
+    mut known: Vec<RollupEntry>,
 ) {
     let per_log = record.segment_size.segments_per_log();
     let last = u64::from(name.log()) * per_log + (per_log - 1);
-    if known.last().is_none_or(|entry| entry.number.get() != last) {
-        return;
+    let Some(newest) = known.last() else { return };
+    if newest.number.get() != last {
+        // Others of its directory may have come before it, and be forgotten since.
+        let written = remembered_rollup(ctx, record.incarnation(), name.timeline());
+        let Some(written) = written.filter(|written| written.log == name.log()) else { return };
+        let is_known: BTreeSet<SegmentNumber> = known.iter().map(|entry| entry.number).collect();
+        known.extend(written.segments.into_iter().filter(|entry| !is_known.contains(&entry.number)));
+        known.sort_by_key(|entry| entry.number);
     }
     match tokio::time::timeout(DEADLINE, roll_up(ctx, record, name, known)).await {
         Ok(Ok(true)) => {}
@@ -61,7 +68,7 @@ async fn roll_up(
             return Ok(false);
         }
         let mut snapshot = CatalogSnapshot::new(record.clone());
-        snapshot.listed = Listed::Some(std::collections::BTreeSet::new());
+        snapshot.listed = Listed::Some(BTreeSet::new());
         SummaryReader::new(ctx, &snapshot).read(&directory, None, &known).await?.entries
     };
     let before = match remembered_rollup(ctx, record.incarnation(), timeline).filter(|last| last.log <= log) {

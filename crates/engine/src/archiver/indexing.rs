@@ -81,6 +81,15 @@ impl Indexing {
         }
     }
 
+    /// Whether a segment may be the last one that its LOG directory was waiting for: it is the last by its name, or a
+    /// later one was pushed before it.
+    pub(super) fn may_complete(&self, name: SegmentName) -> bool {
+        let last = name.id(self.options.segment_size).is_ok_and(|id| {
+            (id.number.get() + 1).is_multiple_of(self.options.segment_size.segments_per_log())
+        });
+        last || self.memory.as_ref().is_some_and(|memory| memory.index.segment > name)
+    }
+
     /// What the index repeats of the segments before it.
     pub(super) fn siblings(&self) -> Vec<RollupEntry> {
         let Ok(own) = self.name.id(self.options.segment_size) else { return Vec::new() };
