@@ -49,7 +49,7 @@ pub(super) fn refuse(
     let mut refusal = why(request, &rejected);
     let (before, after) = nearest(snapshot, request, ways)?;
     if refusal.hint.is_none() {
-        refusal.hint = hint(&refusal, before.as_ref(), after.as_ref());
+        refusal.hint = Some(hint(&refusal, before.as_ref(), after.as_ref()));
     }
     Ok(Refusal { nearest_before: before, nearest_after: after, rejected, ..refusal })
 }
@@ -78,10 +78,8 @@ fn why(request: &RecoveryRequest, rejected: &[RejectedBackup]) -> Refusal {
             _ => format!("{target} is not in the archive"),
         };
         if let Some((rejected, _)) = wall {
-            message.push_str(&format!(
-                "; but not all of it could be searched: backup {}: {}",
-                rejected.id, rejected.message
-            ));
+            let unsearched = format!("backup {}: {}", rejected.id, rejected.message);
+            message = format!("{message}; but not all of it could be searched: {unsearched}");
         }
         return Refusal::new(reason, message);
     }
@@ -104,7 +102,7 @@ fn why(request: &RecoveryRequest, rejected: &[RejectedBackup]) -> Refusal {
     Refusal::new(RefusalReason::NoBackupOnPath, message).hint("choose another --target-timeline")
 }
 
-fn hint(refusal: &Refusal, before: Option<&Moment>, after: Option<&Moment>) -> Option<String> {
+fn hint(refusal: &Refusal, before: Option<&Moment>, after: Option<&Moment>) -> String {
     let moment = |moment: &Moment| match moment.time {
         Some(time) => format!("{} (--target-lsn {})", postgres_time(time), moment.lsn),
         None => format!("--target-lsn {}", moment.lsn),
@@ -115,7 +113,7 @@ fn hint(refusal: &Refusal, before: Option<&Moment>, after: Option<&Moment>) -> O
         }
         (Some(before), None) => format!("the nearest moment before is {}", moment(before)),
         (None, Some(after)) => format!("the nearest moment after is {}", moment(after)),
-        (None, None) => return Some("walden window shows what can be restored".to_owned()),
+        (None, None) => return "walden window shows what can be restored".to_owned(),
     };
     Some(match refusal.reason {
         RefusalReason::TargetAfterArchive => {

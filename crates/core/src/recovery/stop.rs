@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use walden_pg::{Lsn, PgTimestamp, SegmentNumber, Xid};
 
 use super::answer::{Commit, Moment, Stop, StopKind};
-use super::detail::{RecordSpan, SegmentDetail};
+use super::detail::{RecordSpan, SegmentDetail, TransactionEndMark};
 use super::request::{RecoveryRequest, RecoveryTarget};
 use super::walk::{Found, Onward, Sought, Visit, Walk, Wall};
 use crate::index::{CommitMark, WalFacts, WalFlags};
@@ -164,7 +164,7 @@ fn first_from(walk: &Walk<'_>, number: SegmentNumber, from: Lsn) -> Sought<Optio
     let first = |detail: &SegmentDetail, from: Lsn| {
         let below = walk.readable_below(detail);
         let within = |lsn: Lsn| lsn >= from && lsn < below;
-        detail.ends.iter().find(|end| end.commit && within(end.span.start)).map(|end| end.mark())
+        detail.ends.iter().find(|end| end.commit && within(end.span.start)).map(TransactionEndMark::mark)
     };
     let here = walk.detail(number)?;
     if let Some(mark) = first(here, from) {

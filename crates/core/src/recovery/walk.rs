@@ -5,7 +5,7 @@
 use walden_pg::{Lsn, ParameterMaxima, PgMajor, SegmentId, SegmentName, SegmentNumber, TimelineId, WalLevel};
 
 use super::answer::Need;
-use super::detail::{RecordSpan, SegmentDetail, SegmentEnd};
+use super::detail::{RecordSpan, SegmentDetail, SegmentEnd, TransactionEndMark};
 use super::path::TimelinePath;
 use crate::index::{CommitMark, LogSummary, SegmentSummary, WalFacts, WalFlags, larger};
 use crate::snapshot::CatalogSnapshot;
@@ -358,7 +358,7 @@ impl<'a> Walk<'a> {
         if below < Lsn::MAX {
             let at = self.detail(number)?;
             let kept = at.ends.iter().rev().filter(|end| end.commit && end.span.start < below);
-            if let Some(end) = kept.map(|end| end.mark()).next() {
+            if let Some(end) = kept.map(TransactionEndMark::mark).next() {
                 return Ok((end.lsn >= self.start).then_some(end));
             }
         } else {
@@ -378,7 +378,13 @@ impl<'a> Walk<'a> {
             };
             let mark = match self.summary(id)? {
                 Some(summary) if !self.is_blind(id, summary)? => summary.facts.last_commit,
-                _ => self.detail(number)?.ends.iter().rev().find(|end| end.commit).map(|end| end.mark()),
+                _ => self
+                    .detail(number)?
+                    .ends
+                    .iter()
+                    .rev()
+                    .find(|end| end.commit)
+                    .map(TransactionEndMark::mark),
             };
             if let Some(mark) = mark {
                 return Ok((mark.lsn >= self.start).then_some(mark));

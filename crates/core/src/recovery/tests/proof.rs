@@ -38,8 +38,8 @@ fn what(kind: u8, second: i64, xid: u32) -> What {
         0..=5 => What::Commit { xid, second },
         6 | 7 => What::Abort { xid, second },
         8 => What::Point(format!("p{}", xid % 3)),
-        9 if xid % 4 == 0 => What::Parameters { connections: 100 + xid, level: WalLevel::Replica },
-        10 if xid % 32 == 0 => What::Parameters { connections: 100, level: WalLevel::Minimal },
+        9 if xid.is_multiple_of(4) => What::Parameters { connections: 100 + xid, level: WalLevel::Replica },
+        10 if xid.is_multiple_of(32) => What::Parameters { connections: 100, level: WalLevel::Minimal },
         _ => What::Other,
     }
 }
