@@ -115,12 +115,12 @@ fn hint(refusal: &Refusal, before: Option<&Moment>, after: Option<&Moment>) -> S
         (None, Some(after)) => format!("the nearest moment after is {}", moment(after)),
         (None, None) => return "walden window shows what can be restored".to_owned(),
     };
-    Some(match refusal.reason {
+    match refusal.reason {
         RefusalReason::TargetAfterArchive => {
             format!("{near}; without a target everything archived is recovered")
         }
         _ => format!("{near}; walden window shows all of it"),
-    })
+    }
 }
 
 /// The last moment at or before the target and the first one after it that can be restored.
