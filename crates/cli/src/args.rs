@@ -271,6 +271,30 @@ pub(crate) enum WalVerb {
         #[arg(value_name = "NAME")]
         name: String,
     },
+    /// Make what is derived from the archived WAL again
+    #[command(subcommand, long_about = help::WAL_INDEX)]
+    Index(WalIndexVerb),
+}
+
+/// `walden wal index …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum WalIndexVerb {
+    /// Make the summaries of LOG directories that are missing
+    #[command(long_about = help::WAL_INDEX_REBUILD, after_help = help::WAL_INDEX_REBUILD_EXAMPLES)]
+    Rebuild(WalIndexRebuildArgs),
+}
+
+/// `walden wal index rebuild`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct WalIndexRebuildArgs {
+    #[command(flatten)]
+    pub(crate) which: WhichArgs,
+    /// Only this timeline (decimal, or hexadecimal with 0x)
+    #[arg(long, value_name = "TIMELINE", value_parser = parse_timeline_id)]
+    pub(crate) timeline: Option<TimelineId>,
+    /// Also those that are there
+    #[arg(long)]
+    pub(crate) all: bool,
 }
 
 /// `walden wal list`.

@@ -11,11 +11,12 @@ mod restore;
 mod server;
 mod version;
 mod wal;
+mod wal_index;
 mod window;
 
 use std::path::PathBuf;
 
-use crate::args::{BackupVerb, ConfigVerb, OutputFormat, RateArgs, ServerVerb, Verb, WalVerb};
+use crate::args::{BackupVerb, ConfigVerb, OutputFormat, RateArgs, ServerVerb, Verb, WalIndexVerb, WalVerb};
 use crate::config::Flags;
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -36,6 +37,9 @@ pub(crate) fn run(session: &Session, verb: Verb) -> Result<Exit, Failure> {
         Verb::Wal(WalVerb::Get { name, destination }) => wal::get(session, &name, &destination),
         Verb::Wal(WalVerb::List(arguments)) => wal::list(session, &arguments),
         Verb::Wal(WalVerb::Show { name }) => wal::show(session, &name),
+        Verb::Wal(WalVerb::Index(WalIndexVerb::Rebuild(arguments))) => {
+            wal_index::rebuild(session, &arguments)
+        }
         Verb::Backup(BackupVerb::Create(arguments)) => backup::create(session, &arguments),
         Verb::Backup(BackupVerb::List(which)) => backup::list(session, &which),
         Verb::Backup(BackupVerb::Show { which, id }) => backup::show(session, &which, &id),
@@ -85,6 +89,9 @@ impl Verb {
                 (which.pgdata.as_ref(), None)
             }
             Self::Wal(WalVerb::List(arguments)) => (arguments.which.pgdata.as_ref(), None),
+            Self::Wal(WalVerb::Index(WalIndexVerb::Rebuild(arguments))) => {
+                (arguments.which.pgdata.as_ref(), None)
+            }
             Self::Backup(BackupVerb::Create(arguments)) => (arguments.pgdata.pgdata.as_ref(), arguments.jobs),
             Self::Plan(arguments) => {
                 arguments.rates.add_flags(flags);

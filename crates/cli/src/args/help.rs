@@ -105,7 +105,10 @@ these very bytes are durable in the repository: written now, or proven to be the
 same name are a conflict; nothing is ever overwritten.
 
 Every failure ends with a code from 1 to 125: PostgreSQL keeps the file, counts the failure in pg_stat_archiver and \
-tries again.";
+tries again.
+
+Segments are read on the way. One with damaged WAL is archived all the same, because to refuse it would only fill the \
+disk; a line on stderr says so loudly, and `walden check` and `walden window` report it.";
 
 pub(super) const WAL_PUSH_EXAMPLES: &str = "\
 Examples:
@@ -141,13 +144,29 @@ Examples:
   walden wal list --timeline 2 --output json";
 
 pub(super) const WAL_SHOW: &str = "\
-Show what the archive knows about one file: its header, without fetching the rest. Sizes, hash, WAL addresses, and \
-who wrote it when.";
+Show what the archive knows about one file: its header, without fetching the rest. Sizes, hash, WAL addresses, who \
+wrote it when, and of a segment what is in it: commits, their times, and what else is notable.";
 
 pub(super) const WAL_SHOW_EXAMPLES: &str = "\
 Examples:
   walden wal show 000000010000000000000003
   walden wal show 00000002.history";
+
+pub(super) const WAL_INDEX: &str = "\
+What is derived from the archived WAL: summaries that make plans and searches quick. Everything in them can be made \
+again from the segments, and nothing is lost with them.";
+
+pub(super) const WAL_INDEX_REBUILD: &str = "\
+Make the summaries of LOG directories that are missing, from the indexes of the segments in them, and of segments \
+without an index from the segments themselves. Also brings the copy of all backup records up to date.
+
+Never needed for a correct answer: without the summaries plans only take more requests. The push that completes a LOG \
+directory writes its summary; this makes those that a failure or an older walden left out.";
+
+pub(super) const WAL_INDEX_REBUILD_EXAMPLES: &str = "\
+Examples:
+  walden wal index rebuild
+  walden wal index rebuild --timeline 2 --all --output json";
 
 pub(super) const BACKUP: &str = "\
 Take and list base backups.
@@ -187,28 +206,36 @@ Examples:
   walden backup show 20261120T103905Z-7f3a --output json";
 
 pub(super) const WINDOW: &str = "\
-Show what can be restored: for each timeline its first and last restorable position, its backups and how far each \
-can be rolled forward, and every gap in its WAL.";
+Show what can be restored: the age of the newest restorable commit, and for each timeline the first and the last \
+moment (as time, transaction and LSN), its backups and how far each can be rolled forward, every gap in its WAL with \
+its likely cause, and damaged segments.";
 
 pub(super) const WINDOW_EXAMPLES: &str = "\
 Examples:
   walden window
-  walden window --output json";
+  walden window --output json | jq .rpo_seconds";
 
 pub(super) const PLAN: &str = "\
 Show how a target would be restored, and touch nothing.
 
-The plan says which backup it starts from and why not from the others, which timelines it follows, which segments \
-it needs and that they are all there, what it has proved and what it has not, and the settings that `walden restore` \
-would write. When the target can't be reached, it says why and what can be reached instead (exit code 22).
+The plan is read from the WAL and says where PostgreSQL will stop, record for record: the last transaction that you \
+will have and the first that you won't; which backup it starts from and why not from the others, which timelines it \
+follows, which segments it needs, how long it takes, and the settings that `walden restore` would write. When the \
+target can't be reached, it says why, and gives the nearest moments that can be as commands (exit code 22).
 
-Without a target: the end of the archive.";
+Without a target: the end of the archive.
+
+--output has three more forms here: postgres (lines for postgresql.conf), cnpg (a CloudNativePG Cluster that \
+bootstraps by recovery) and zalando (a clone section for Zalando's operator, for --target-time alone).";
 
 pub(super) const PLAN_EXAMPLES: &str = "\
 Examples:
   walden plan --target-time '2026-11-20 14:31:58+00'
   walden plan --target-time 'yesterday 14:32' --timezone Europe/Berlin --target-exclusive
-  walden plan --target-name before_migration --output json";
+  walden plan --target-name before_migration --output json | jq .stop
+  walden plan --target-lsn 16/B374D848 --output postgres >> postgresql.conf
+  walden plan --target-time '5 minutes ago' --output cnpg > cluster.yaml
+  walden plan --target-time '5 minutes ago' --output zalando";
 
 pub(super) const RESTORE: &str = "\
 Restore to a moment, into an empty data directory.
@@ -217,7 +244,11 @@ Makes the same plan as `walden plan` and carries it out: fetches the backup in p
 flushes everything, writes recovery.signal and the settings that lead PostgreSQL to the target, and prints how to \
 start it. A directory that is not empty is refused; a running server is never touched.
 
-The restored server does not archive into the repository it came from until you say `walden server adopt`.";
+With --start the server is started, and where it stopped is compared with the plan: elsewhere is a loud failure (exit \
+code 25).
+
+The restored server does not archive into the repository it came from until you say `walden server adopt`. A standby \
+made of it must be adopted before it is promoted.";
 
 pub(super) const RESTORE_EXAMPLES: &str = "\
 Examples:

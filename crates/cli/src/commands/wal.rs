@@ -3,15 +3,18 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use walden_core::ErrorKind;
+use walden_core::index::SegmentSummary;
 use walden_engine::{
-    Archiver, FetchOutcome, Fetcher, PushOutcome, WalListReport, WalShowReport, load_snapshot, wal_list,
-    wal_show,
+    Archiver, FetchOutcome, Fetcher, PushDamage, PushOutcome, WalListReport, WalShowReport, load_snapshot,
+    wal_list, wal_show,
 };
 
 use crate::args::{OutputFormat, WalListArgs};
 use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::printer::log_line;
 use crate::runtime;
 use crate::session::Session;
 use crate::text::{Align, Table, Text, count, size};
@@ -38,12 +41,31 @@ pub(super) fn push(session: &Session, path: &Path) -> Result<Exit, Failure> {
         size(report.bytes),
         size(report.stored_bytes)
     ));
+    if let Some(damage) = &report.damage {
+        log_line(&damage_line(&report.name, damage));
+    }
     session.note_cost(&ctx);
     // Silent in text: PostgreSQL calls this for every segment. And the file is archived, whoever reads stdout.
     if session.printer.format() == OutputFormat::Json {
         drop(session.printer.report(&session.with_cost(&report, &ctx), |_| {}));
     }
     Ok(Exit::Done)
+}
+
+/// What the server log is told of a damaged segment.
+fn damage_line(name: &str, damage: &PushDamage) -> String {
+    let place = match damage.places.first() {
+        Some(first) => format!("at {}: {}", first.lsn, first.what),
+        None => "at an unknown place".to_owned(),
+    };
+    let more = match damage.count.saturating_sub(1) {
+        0 => String::new(),
+        more => format!(", and {} more", count(more, "place")),
+    };
+    format!(
+        "walden wal push {name}: DAMAGED WAL {place}{more}; archived as it is, but no recovery gets past it; hint: take \
+         a new backup now (walden backup create) and look at the disk below pg_wal"
+    )
 }
 
 pub(super) fn get(session: &Session, name: &str, destination: &Path) -> Result<Exit, Failure> {
@@ -167,9 +189,30 @@ fn render_show(text: &mut Text, report: &WalShowReport) {
         facts.push(("timeline", wal.timeline.to_string()));
         facts.push(("LSN", format!("{} to {}", wal.start_lsn, wal.end_lsn)));
         facts.push(("system identifier", wal.system_id.get().to_string()));
+        if let Some(summary) = &wal.summary {
+            summary_facts(text, summary, &mut facts);
+        }
     }
     facts.push(("archived", text.moment(header.writer.at)));
     facts.push(("by", format!("walden {} on {}", header.writer.version, header.writer.host)));
     facts.push(("from", header.writer.instance.clone()));
     text.facts(&facts);
+}
+
+/// What is in a segment.
+fn summary_facts(text: &Text, summary: &SegmentSummary, facts: &mut Vec<(&'static str, String)>) {
+    let held = &summary.facts;
+    let ends = format!("{}, {}", count(held.commits, "commit"), count(held.aborts, "abort"));
+    facts.push(("transactions", ends));
+    for (name, mark) in [("first commit", held.first_commit), ("last commit", held.last_commit)] {
+        let Some(mark) = mark else { continue };
+        let time = Timestamp::from_microsecond(mark.time.unix_micros());
+        let time = time.map_or_else(|_| String::new(), |time| format!(", {}", text.moment(time)));
+        facts.push((name, format!("transaction {} at {}{time}", mark.xid, mark.lsn)));
+    }
+    facts.push(("WAL ends at", summary.wal_end.to_string()));
+    let flags: Vec<String> = held.flags.names().map(|name| name.replace('_', " ")).collect();
+    if !flags.is_empty() {
+        facts.push(("notable", flags.join(", ")));
+    }
 }
