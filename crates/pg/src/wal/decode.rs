@@ -2,6 +2,7 @@
 //!
 //! PostgreSQL source: `src/backend/access/rmgrdesc/*desc.c` and the headers of the structures.
 
+mod class;
 mod database;
 mod heap;
 mod lists;
@@ -10,6 +11,7 @@ mod storage;
 mod transaction;
 mod xlog;
 
+pub use class::ClassRow;
 pub use database::{DatabaseCreate, DatabaseDrop, RelationMap, TablespaceCreate};
 pub use heap::{HeapChange, HeapTruncate, RowChange};
 pub use lists::{DroppedObject, DroppedObjects, Invalidation, Invalidations, Locators, Oids, Xids};

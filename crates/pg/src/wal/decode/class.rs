@@ -1,0 +1,218 @@
+//! Rows of `pg_class`: which relation had which name and which file.
+//!
+//! PostgreSQL source: `src/include/catalog/pg_class.h`, `log_heap_insert`, `heap_multi_insert` and
+//! `log_heap_update` in `src/backend/access/heap/heapam.c`, `src/include/access/heapam_xlog.h`.
+
+use crate::ids::{Fork, Oid, RelFileNumber};
+use crate::le::{self, Reader};
+use crate::major::PgMajor;
+use crate::wal::image::tuple_on_page;
+use crate::wal::items::BlockRef;
+use crate::wal::record::{Record, ResourceManager};
+
+/// A row that was inserted into `pg_class`, or became one by an update.
+///
+/// What the record does not tell is `None`: an update on the same page leaves out what the row has in
+/// common with the one before it, at its beginning and at its end; and an image of the page may not be
+/// readable.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ClassRow {
+    /// The block of `pg_class` that the row is in.
+    pub block: u32,
+    /// The row's number in that block, from 1.
+    pub offset: u16,
+    /// Where the row was that it takes the place of, block and number; `None` for a new one.
+    pub replaces: Option<(u32, u16)>,
+    /// The relation.
+    pub oid: Option<Oid>,
+    /// Its name, at most 63 bytes, in the encoding of the database.
+    pub name: Option<Vec<u8>>,
+    /// The schema.
+    pub namespace: Option<Oid>,
+    /// The number of its files; 0 if it has none, or if a relation map tells it (`pg_class` itself and a
+    /// few more).
+    pub file_number: Option<RelFileNumber>,
+    /// The tablespace, 0 for the database's own.
+    pub tablespace: Option<Oid>,
+    /// What it is, as in `relkind`: `r` a table, `i` an index, `S` a sequence, `t` a TOAST table, `v` a
+    /// view, `m` a materialized view, `c` a composite type, `f` a foreign table, `p` a partitioned table,
+    /// `I` a partitioned index.
+    pub kind: Option<u8>,
+}
+
+const KIND_MASK: u8 = 0x70;
+const INIT_PAGE: u8 = 0x80;
+const PREFIX_FROM_OLD: u8 = 1 << 5;
+const SUFFIX_FROM_OLD: u8 = 1 << 6;
+
+/// `SizeofHeapTupleHeader`: in a record, a tuple begins behind it.
+const TUPLE_HEADER: usize = 23;
+/// `SizeOfHeapHeader`: what a record keeps of the header.
+const KEPT_HEADER: usize = 5;
+/// `NAMEDATALEN`
+const NAME_SIZE: usize = 64;
+
+const OID: usize = 0;
+const NAME: usize = 4;
+const NAMESPACE: usize = 68;
+const FILE_NUMBER: usize = 88;
+const TABLESPACE: usize = 92;
+
+/// Where `relkind` is: 18 added `relallfrozen` before it.
+const fn kind_at(major: PgMajor) -> usize {
+    if major.number() >= 18 { 119 } else { 115 }
+}
+
+impl Record<'_> {
+    /// The rows that this record inserts into `pg_class`, or updates to.
+    ///
+    /// `class_file` is the number of the files of `pg_class` in the record's database: 1259, until a
+    /// [`RelationMap`](super::RelationMap) for that database gives OID 1259 another one. Of any other
+    /// record, and of one that is not as its kind should be, there are none. Deletions are
+    /// [`HeapChange`](super::HeapChange)s, whose block and offset are those of an earlier row.
+    pub fn class_rows(&self, class_file: RelFileNumber) -> Vec<ClassRow> {
+        let decode = match (self.header.manager, self.header.info & KIND_MASK) {
+            (ResourceManager::HEAP, 0x00) => inserted,
+            (ResourceManager::HEAP, 0x20 | 0x40) => updated,
+            (ResourceManager::HEAP2, 0x50) => inserted_together,
+            _ => return Vec::new(),
+        };
+        match self.block(0) {
+            Some(block) if block.locator.relation == class_file && block.fork == Fork::Main => {
+                decode(self, block).unwrap_or_default()
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
+fn inserted(record: &Record<'_>, block: &BlockRef) -> Option<Vec<ClassRow>> {
+    let offset = le::u16_at(record.main_data(), 0)?;
+    let data = record.block_data(block);
+    let page = page_instead_of(data, record, block);
+    let row = match &page {
+        Some(page) => known_in(page, offset),
+        None => data.get(4).and_then(|hoff| {
+            let bitmap = usize::from(*hoff).checked_sub(TUPLE_HEADER)?;
+            Some(Known { start: 0, bytes: data.get(KEPT_HEADER + bitmap..)? })
+        }),
+    };
+    Some(vec![row.unwrap_or(Known::NOTHING).row(record.major, block.block, offset)])
+}
+
+fn inserted_together(record: &Record<'_>, block: &BlockRef) -> Option<Vec<ClassRow>> {
+    let mut main = Reader::new(record.main_data());
+    // Flags, and padding.
+    main.u16()?;
+    let count = main.u16()?;
+    let offsets = if record.header.info & INIT_PAGE != 0 {
+        (1..=count).collect()
+    } else {
+        main.list::<2>(usize::from(count))?.iter().map(|bytes| u16::from_le_bytes(*bytes)).collect::<Vec<_>>()
+    };
+    let data = record.block_data(block);
+    let page = page_instead_of(data, record, block);
+    let mut tuples = Reader::new(data);
+    let mut rows = Vec::with_capacity(offsets.len().min(512));
+    for offset in offsets {
+        let row = match &page {
+            Some(page) => known_in(page, offset),
+            None => Some(next_tuple(&mut tuples)?),
+        };
+        rows.push(row.unwrap_or(Known::NOTHING).row(record.major, block.block, offset));
+    }
+    Some(rows)
+}
+
+/// One of several tuples in a block's data (`xl_multi_insert_tuple`), each at an even position.
+fn next_tuple<'a>(tuples: &mut Reader<'a>) -> Option<Known<'a>> {
+    if !tuples.consumed().is_multiple_of(2) {
+        tuples.u8()?;
+    }
+    let length = usize::from(tuples.u16()?);
+    let [.., hoff] = tuples.array::<KEPT_HEADER>()?;
+    let bitmap = usize::from(hoff).checked_sub(TUPLE_HEADER)?;
+    Some(Known { start: 0, bytes: tuples.bytes(length)?.get(bitmap..)? })
+}
+
+fn updated(record: &Record<'_>, block: &BlockRef) -> Option<Vec<ClassRow>> {
+    let mut main = Reader::new(record.main_data());
+    main.u32()?;
+    let old_offset = main.u16()?;
+    main.u8()?;
+    let flags = main.u8()?;
+    main.u32()?;
+    let offset = main.u16()?;
+    // The old row is in block 1 if it is not in the same.
+    let old = record.block(1).filter(|old| old.fork == Fork::Main).unwrap_or(block);
+    let data = record.block_data(block);
+    let page = page_instead_of(data, record, block);
+    let row = match &page {
+        Some(page) => known_in(page, offset),
+        None => changed(data, flags),
+    };
+    let mut row = row.unwrap_or(Known::NOTHING).row(record.major, block.block, offset);
+    row.replaces = Some((old.block, old_offset));
+    Some(vec![row])
+}
+
+/// What an update tells of the new row.
+fn changed(data: &[u8], flags: u8) -> Option<Known<'_>> {
+    let mut reader = Reader::new(data);
+    let prefix = if flags & PREFIX_FROM_OLD != 0 { usize::from(reader.u16()?) } else { 0 };
+    // The suffix is only missing at the end: what is there is told by where the data end.
+    if flags & SUFFIX_FROM_OLD != 0 {
+        reader.u16()?;
+    }
+    let [.., hoff] = reader.array::<KEPT_HEADER>()?;
+    reader.bytes(usize::from(hoff).checked_sub(TUPLE_HEADER)?)?;
+    Some(Known { start: prefix, bytes: data.get(reader.consumed()..)? })
+}
+
+/// The page, if the record has an image of it in place of the data. An image that cannot be read is an
+/// empty page.
+fn page_instead_of(data: &[u8], record: &Record<'_>, block: &BlockRef) -> Option<Vec<u8>> {
+    let image = block.image.as_ref().filter(|_| data.is_empty())?;
+    Some(record.restore_image(image).unwrap_or_default())
+}
+
+fn known_in(page: &[u8], offset: u16) -> Option<Known<'_>> {
+    let tuple = tuple_on_page(page, offset)?;
+    let hoff = usize::from(*tuple.get(TUPLE_HEADER - 1)?);
+    Some(Known { start: 0, bytes: tuple.get(hoff.max(TUPLE_HEADER)..)? })
+}
+
+/// The bytes of a row's columns that a record tells.
+#[derive(Clone, Copy)]
+struct Known<'a> {
+    /// Where they begin.
+    start: usize,
+    bytes: &'a [u8],
+}
+
+impl<'a> Known<'a> {
+    const NOTHING: Self = Self { start: 0, bytes: &[] };
+
+    fn bytes(&self, at: usize, length: usize) -> Option<&'a [u8]> {
+        self.bytes.get(at.checked_sub(self.start)?..)?.get(..length)
+    }
+
+    fn oid(&self, at: usize) -> Option<Oid> {
+        le::u32_at(self.bytes(at, 4)?, 0).map(Oid::new)
+    }
+
+    fn row(&self, major: PgMajor, block: u32, offset: u16) -> ClassRow {
+        let name = self.bytes(NAME, NAME_SIZE);
+        ClassRow {
+            block,
+            offset,
+            replaces: None,
+            oid: self.oid(OID),
+            name: name.and_then(|field| field.split(|&byte| byte == 0).next()).map(<[u8]>::to_vec),
+            namespace: self.oid(NAMESPACE),
+            file_number: self.oid(FILE_NUMBER).map(|oid| RelFileNumber::new(oid.get())),
+            tablespace: self.oid(TABLESPACE),
+            kind: self.bytes(kind_at(major), 1).and_then(|bytes| bytes.first().copied()),
+        }
+    }
+}
