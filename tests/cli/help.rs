@@ -17,6 +17,8 @@ pub(crate) const VERBS: &[&str] = &[
     "wal get",
     "wal list",
     "wal show",
+    "wal index",
+    "wal index rebuild",
     "backup",
     "backup create",
     "backup list",

@@ -98,7 +98,8 @@ fn a_damaged_object_stops_recovery_and_leaves_no_file() {
     signal(&bench, "recovery.signal");
     let object = find(&bench.repository(), SEGMENT);
     let mut bytes = std::fs::read(&object).unwrap();
-    let middle = bytes.len() - 40;
+    // Not in the index at its end, which a fetch does not read.
+    let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     std::fs::write(&object, bytes).unwrap();
     let run = bench.run(&["wal", "get", SEGMENT, "pg_wal/RECOVERYXLOG"]);

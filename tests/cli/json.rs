@@ -3,7 +3,8 @@
 use serde::de::DeserializeOwned;
 
 use crate::shapes::{
-    self, Adopt, Check, ConfigShow, Error, Get, Init, Push, ServerShow, Version, WalList, WalShow, Window,
+    self, Adopt, Check, ConfigShow, Error, Get, Init, Push, ServerShow, Version, WalIndexRebuild, WalList,
+    WalShow, Window,
 };
 use crate::support::{Bench, NEXT_SEGMENT, SEGMENT};
 
@@ -46,7 +47,10 @@ fn push_get_list_show() {
     assert_eq!((list.segments, list.timelines[0].runs[0].first.as_str()), (1, SEGMENT));
     let other: WalList = read(&bench, 0, &["wal", "list", "--timeline", "0x10"]);
     assert_eq!((other.segments, other.timelines.len()), (0, 0));
+    let rebuilt: WalIndexRebuild = read(&bench, 0, &["wal", "index", "rebuild", "--all"]);
+    assert_eq!((rebuilt.directories, rebuilt.unfinished, rebuilt.written), (1, 1, 0));
     let shown: WalShow = read(&bench, 0, &["wal", "show", SEGMENT]);
+    assert!(shown.header.wal.summary.is_some());
     assert_eq!(shown.header.plain_sha256, stored.sha256);
 }
 

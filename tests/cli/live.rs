@@ -59,7 +59,12 @@ impl Live {
 
 /// The words at the beginnings of the lines: what is told, without what differs from run to run.
 fn skeleton(text: &str) -> String {
-    let first_words = |line: &str| line.split("  ").next().unwrap_or_default().trim_end().to_owned();
+    let first_words = |line: &str| {
+        let measured = ["Newest restorable", "It is ", "It takes about"];
+        let end =
+            measured.iter().find(|begin| line.starts_with(**begin)).map_or(line.len(), |begin| begin.len());
+        line[..end].split("  ").next().unwrap_or_default().trim_end().to_owned()
+    };
     text.lines().map(first_words).collect::<Vec<_>>().join("\n")
 }
 
@@ -67,6 +72,7 @@ impl Live {
     fn redact(&self, text: &str) -> String {
         let text = text.replace(self.directory.path().to_str().unwrap(), "[DIR]");
         let text = text.replace(self.program.to_str().unwrap(), "[WALDEN]");
+        let text = replace_shape(&text, "dddd-dd-dd dd:dd:dd UTC", "[MOMENT]");
         replace_shape(&text, "ddddddddTddddddZ-hhhh", "[BACKUP]")
     }
 }

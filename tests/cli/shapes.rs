@@ -70,6 +70,38 @@ pub(crate) struct Push {
     pub(crate) bytes: u64,
     pub(crate) stored_bytes: u64,
     pub(crate) sha256: String,
+    pub(crate) damage: Option<PushDamage>,
+    pub(crate) cost: Cost,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PushDamage {
+    pub(crate) count: u64,
+    pub(crate) places: Vec<DamagedPlace>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DamagedPlace {
+    pub(crate) lsn: String,
+    pub(crate) what: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct WalIndexRebuild {
+    pub(crate) schema: u32,
+    pub(crate) server: String,
+    pub(crate) incarnation: String,
+    pub(crate) directories: u64,
+    pub(crate) unfinished: u64,
+    pub(crate) written: u64,
+    pub(crate) segments: u64,
+    pub(crate) scanned: u64,
+    pub(crate) damaged: u64,
+    #[serde(default)]
+    pub(crate) backups: Option<u64>,
     pub(crate) cost: Cost,
 }
 
@@ -142,17 +174,64 @@ pub(crate) struct Header {
     pub(crate) index_bytes: u64,
     pub(crate) codec: String,
     pub(crate) writer: Writer,
-    pub(crate) wal: WalFacts,
+    pub(crate) wal: WalIdentity,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct WalFacts {
+pub(crate) struct WalIdentity {
     pub(crate) system_id: String,
     pub(crate) timeline: u32,
     pub(crate) segment_size: u32,
     pub(crate) start_lsn: String,
     pub(crate) end_lsn: String,
+    #[serde(default)]
+    pub(crate) summary: Option<Summary>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Summary {
+    pub(crate) facts: WalFacts,
+    pub(crate) wal_end: String,
+    pub(crate) joined: bool,
+    pub(crate) straddler: Option<Straddler>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct WalFacts {
+    pub(crate) commits: u64,
+    pub(crate) aborts: u64,
+    pub(crate) first_commit: Option<CommitMark>,
+    pub(crate) last_commit: Option<CommitMark>,
+    pub(crate) commit_times: Option<Range>,
+    pub(crate) end_times: Option<Range>,
+    pub(crate) xids: Option<Range>,
+    pub(crate) flags: Vec<String>,
+    pub(crate) maxima: Option<Required>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CommitMark {
+    pub(crate) lsn: String,
+    pub(crate) xid: u32,
+    pub(crate) time: i64,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Range {
+    pub(crate) min: i64,
+    pub(crate) max: i64,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Straddler {
+    pub(crate) lsn: String,
+    pub(crate) matters: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -163,14 +242,25 @@ pub(crate) struct Window {
     pub(crate) incarnation: String,
     pub(crate) at: String,
     pub(crate) timelines: Vec<TimelineWindow>,
+    pub(crate) newest: Option<Moment>,
+    pub(crate) rpo_seconds: Option<i64>,
     pub(crate) cost: Cost,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(crate) struct Moment {
+    pub(crate) lsn: String,
+    pub(crate) time: Option<String>,
+    pub(crate) xid: Option<u32>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct RestorableRange {
-    pub(crate) first: String,
-    pub(crate) last: String,
+    pub(crate) first: Moment,
+    pub(crate) last: Moment,
+    pub(crate) wal_end_lsn: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -179,12 +269,13 @@ pub(crate) struct TimelineWindow {
     pub(crate) timeline: u32,
     pub(crate) parent: Option<u32>,
     pub(crate) fork_lsn: Option<String>,
-    pub(crate) first: Option<String>,
-    pub(crate) last: Option<String>,
+    pub(crate) first: Option<Moment>,
+    pub(crate) last: Option<Moment>,
     pub(crate) restorable: Vec<RestorableRange>,
     pub(crate) history_missing: bool,
     pub(crate) segments: u64,
     pub(crate) gaps: Vec<Gap>,
+    pub(crate) damaged: Vec<String>,
     pub(crate) backups: Vec<RestorableBackup>,
 }
 
@@ -316,8 +407,8 @@ pub(crate) struct Refusal {
     pub(crate) reason: String,
     pub(crate) message: String,
     pub(crate) hint: Option<String>,
-    pub(crate) nearest_before: Option<String>,
-    pub(crate) nearest_after: Option<String>,
+    pub(crate) nearest_before: Option<Moment>,
+    pub(crate) nearest_after: Option<Moment>,
     pub(crate) rejected: Vec<Rejected>,
 }
 
@@ -330,14 +421,16 @@ pub(crate) struct Gap {
     pub(crate) start_lsn: String,
     pub(crate) end_lsn: String,
     pub(crate) partial: bool,
+    pub(crate) cause: String,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RestorableBackup {
     pub(crate) id: String,
-    pub(crate) first: String,
-    pub(crate) last: Option<String>,
+    pub(crate) first: Moment,
+    pub(crate) last: Option<Moment>,
+    pub(crate) wal_end_lsn: Option<String>,
     pub(crate) finished_at: String,
 }
 
@@ -355,6 +448,7 @@ pub(crate) struct Rejected {
     pub(crate) id: String,
     pub(crate) reason: String,
     pub(crate) message: String,
+    pub(crate) expected_seconds: Option<u64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -478,6 +572,55 @@ pub(crate) struct Request {
     pub(crate) timeline: serde_json::Value,
     pub(crate) action: String,
     pub(crate) backup: Option<String>,
+    pub(crate) rates: Rates,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Rates {
+    pub(crate) restore_bytes_per_second: u64,
+    pub(crate) replay_bytes_per_second: u64,
+    pub(crate) source: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Commit {
+    pub(crate) xid: u32,
+    pub(crate) time: String,
+    pub(crate) lsn: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Stop {
+    pub(crate) lsn: String,
+    pub(crate) replayed_to: String,
+    pub(crate) timeline: u32,
+    pub(crate) kind: String,
+    pub(crate) last_kept: Option<Commit>,
+    pub(crate) first_left_out: Option<Commit>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(clippy::struct_field_names, reason = "the keys are PostgreSQL's settings")]
+pub(crate) struct Required {
+    pub(crate) max_connections: u32,
+    pub(crate) max_worker_processes: u32,
+    pub(crate) max_wal_senders: u32,
+    pub(crate) max_prepared_transactions: u32,
+    pub(crate) max_locks_per_transaction: u32,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Estimate {
+    pub(crate) seconds: u64,
+    pub(crate) restore_seconds: u64,
+    pub(crate) replay_seconds: u64,
+    pub(crate) wal_bytes: u64,
+    pub(crate) basis: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -491,6 +634,7 @@ pub(crate) struct Choice {
     pub(crate) bytes: u64,
     pub(crate) stored_bytes: u64,
     pub(crate) reason: String,
+    pub(crate) expected_seconds: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -532,12 +676,15 @@ pub(crate) struct Plan {
     pub(crate) target_timeline: u32,
     pub(crate) timeline_path: Vec<PathStep>,
     pub(crate) segments: Segments,
-    pub(crate) wal_end_lsn: String,
-    pub(crate) reach: String,
+    pub(crate) stop: Stop,
+    pub(crate) left_out_by_order: Vec<Commit>,
+    pub(crate) left_out_by_order_count: u64,
+    pub(crate) left_out_by_order_exact: bool,
+    pub(crate) same_name: Vec<Moment>,
+    pub(crate) required: Required,
+    pub(crate) estimate: Estimate,
     pub(crate) requests: u64,
     pub(crate) bytes: u64,
-    pub(crate) proved: Vec<String>,
-    pub(crate) not_proved: Vec<String>,
     pub(crate) warnings: Vec<String>,
     pub(crate) settings: Vec<PgSetting>,
     pub(crate) cost: Cost,
@@ -576,13 +723,24 @@ pub(crate) struct Started {
     pub(crate) port: Option<u16>,
     pub(crate) socket_directory: Option<String>,
     pub(crate) timeline: Option<u32>,
+    pub(crate) locked_relations: u64,
     pub(crate) replay_lsn: Option<String>,
     pub(crate) last_transaction_at: Option<String>,
     pub(crate) stop_message: Option<String>,
+    pub(crate) stop_check: StopCheck,
     pub(crate) log: String,
     pub(crate) connect_command: Option<String>,
     pub(crate) elapsed_ms: u64,
     pub(crate) not_asked: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct StopCheck {
+    pub(crate) outcome: String,
+    pub(crate) planned_lsn: String,
+    pub(crate) replayed_to: Option<String>,
+    pub(crate) message: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -632,6 +790,7 @@ pub(crate) fn read_example(form: &str, document: &str) {
         "Get" => drop(read::<Get>(document)),
         "WalList" => drop(read::<WalList>(document)),
         "WalShow" => drop(read::<WalShow>(document)),
+        "WalIndexRebuild" => drop(read::<WalIndexRebuild>(document)),
         "BackupCreate" => drop(read::<BackupCreate>(document)),
         "BackupList" => drop(read::<Vec<Backup>>(document)),
         "Window" => drop(read::<Window>(document)),

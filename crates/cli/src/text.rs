@@ -266,6 +266,14 @@ pub(crate) fn duration(duration: SignedDuration) -> String {
     }
 }
 
+/// A number of seconds: `0 s`, `90 s`, `3 min 20 s`.
+pub(crate) fn seconds(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        _ => duration(SignedDuration::from_secs(i64::try_from(seconds).unwrap_or(i64::MAX))),
+    }
+}
+
 /// Text that a person can paste into a shell as one word.
 pub(crate) fn shell_word(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:,@%".contains(c);

@@ -1,6 +1,5 @@
 //! `walden window`.
 
-use jiff::SignedDuration;
 use walden_core::{CatalogSnapshot, Moment, RecoveryWindow, TimelineWindow};
 use walden_engine::{load_overview, window_from};
 
@@ -10,7 +9,7 @@ use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::runtime;
 use crate::session::Session;
-use crate::text::{Align, Table, Text, count, duration};
+use crate::text::{Align, Table, Text, count, seconds};
 
 /// Backups, ranges and segments that are shown of each timeline at most.
 const SHOWN_MAX: usize = 10;
@@ -58,7 +57,7 @@ fn render_answer(text: &mut Text, window: &RecoveryWindow) {
     };
     let age = window.rpo_seconds.map_or_else(
         || "of unknown age".to_owned(),
-        |seconds| format!("{} old", duration(SignedDuration::from_secs(seconds))),
+        |age| format!("{} old", seconds(u64::try_from(age).unwrap_or(0))),
     );
     let what = if newest.xid.is_some() { "Newest restorable commit" } else { "Newest restorable moment" };
     let line = text.paint().bold(&format!("{what}: {age}."));

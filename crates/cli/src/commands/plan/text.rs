@@ -1,11 +1,10 @@
 //! A plan in words: the answer first, then a drawing, then the facts.
 
-use jiff::SignedDuration;
 use walden_core::{CatalogSnapshot, RecoveryPlan, RejectedBackup, Stop, StopKind};
 
 use super::words::Words;
 use crate::draw::Drawing;
-use crate::text::{Align, Table, Text, conf_line, count, duration, size};
+use crate::text::{Align, Table, Text, conf_line, count, seconds, size};
 
 /// Rows of a table that are shown at most.
 const ROWS_MAX: usize = 10;
@@ -201,8 +200,4 @@ fn more(text: &mut Text, all: u64, thing: &str) {
     if hidden > 0 {
         text.line(format!("and {}; --output json has more", count(hidden, &format!("more {thing}"))));
     }
-}
-
-fn seconds(seconds: u64) -> String {
-    duration(SignedDuration::from_secs(i64::try_from(seconds).unwrap_or(i64::MAX)))
 }
