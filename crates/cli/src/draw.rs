@@ -133,14 +133,16 @@ impl Drawing {
         let size = snapshot.incarnation.segment_size;
         let line = |timeline| {
             let fork = snapshot.histories.get(&timeline).and_then(|history| history.entries().last());
+            let fork_lsn = fork.map(|entry| entry.switch_lsn);
+            // The segment with the fork in it begins with the parent's WAL.
+            let begin = fork_lsn.unwrap_or(Lsn::INVALID);
             let present = snapshot.present(timeline).into_iter();
+            let runs = present.map(|(first, last)| (size.start_of(first), size.start_of(last.next())));
             Line {
                 timeline,
                 parent: fork.map(|entry| entry.timeline),
-                fork: fork.map(|entry| entry.switch_lsn),
-                runs: present
-                    .map(|(first, last)| (size.start_of(first), size.start_of(last.next())))
-                    .collect(),
+                fork: fork_lsn,
+                runs: runs.map(|(from, to)| (from.max(begin), to.max(begin))).collect(),
                 way: None,
             }
         };

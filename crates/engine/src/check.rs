@@ -293,7 +293,9 @@ fn backups_check(snapshot: &CatalogSnapshot, now: Timestamp) -> Check {
         );
     };
     let hours = now.duration_since(newest).as_hours().max(0);
-    let detail = format!("{} backups, the newest ended {hours} h ago", snapshot.backups.len());
+    let backups = snapshot.backups.len();
+    let plural = if backups == 1 { "" } else { "s" };
+    let detail = format!("{backups} backup{plural}, the newest ended {hours} h ago");
     let damaged: usize = snapshot.backups.iter().map(|backup| backup.checksum_failures.len()).sum();
     if damaged > 0 {
         let detail = format!("{detail}; files with wrong page checksums: {damaged}");

@@ -2,6 +2,8 @@
 
 mod manifests;
 mod refusal;
+#[cfg(test)]
+mod tests;
 mod text;
 mod words;
 

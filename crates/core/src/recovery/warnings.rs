@@ -46,14 +46,17 @@ fn of_order(plan: &RecoveryPlan) -> Option<String> {
     }
     let at_least = if exact { "" } else { "at least " };
     let last = plan.left_out_by_order.last().map(|commit| {
-        format!(
-            "; to have {} of them too, stop after transaction {}: --target-xid {}",
-            count, commit.xid, commit.xid
-        )
+        // What lies between them comes along, whatever its time.
+        let listed = match plan.left_out_by_order.len() {
+            1 if count == 1 => "it".to_owned(),
+            all if all as u64 == count && exact => "them".to_owned(),
+            some => format!("the first {some} of them"),
+        };
+        format!("; --target-xid {} has {listed} too, and all that the WAL holds before", commit.xid)
     });
+    let commits = if count == 1 { "commit has" } else { "commits have" };
     Some(format!(
-        "{at_least}{count} commits have a time at or before the target and come after the stop in the WAL: they are \
-         left out{}",
+        "{at_least}{count} {commits} a time at or before the target but a place after the stop in the WAL: left out{}",
         last.unwrap_or_default()
     ))
 }

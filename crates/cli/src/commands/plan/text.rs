@@ -1,6 +1,6 @@
 //! A plan in words: the answer first, then a drawing, then the facts.
 
-use walden_core::{CatalogSnapshot, RecoveryPlan, RejectedBackup, Stop, StopKind};
+use walden_core::{CatalogSnapshot, RecoveryPlan, RecoveryTarget, RejectedBackup, Stop, StopKind};
 
 use super::words::Words;
 use crate::draw::Drawing;
@@ -49,7 +49,7 @@ pub(crate) fn render_answer(text: &mut Text, plan: &RecoveryPlan) {
     text.line(have);
     text.line(match stop.first_left_out {
         Some(commit) => format!(
-            "Left out is what follows, first transaction {}, committed {}.",
+            "Left out is everything from transaction {} on, committed {}.",
             commit.xid,
             text.exact_moment(commit.time)
         ),
@@ -79,9 +79,13 @@ pub(crate) fn render_answer(text: &mut Text, plan: &RecoveryPlan) {
 fn render_facts(text: &mut Text, plan: &RecoveryPlan) {
     let backup = &plan.backup;
     let before = if plan.request.exclusive { "just before " } else { "" };
+    let target = match &plan.request.target {
+        RecoveryTarget::Time(time) => text.exact_moment(*time),
+        other => other.describe(),
+    };
     let estimate = &plan.estimate;
     let mut facts = vec![
-        ("target", format!("{before}{}", plan.request.target.describe())),
+        ("target", format!("{before}{target}")),
         ("server", format!("{}, incarnation {}", plan.server, plan.incarnation)),
         ("backup", format!("{}, finished {}", backup.id, text.moment(backup.finished_at))),
         ("", format!("{}, {} stored", size(backup.bytes), size(backup.stored_bytes))),
