@@ -148,3 +148,76 @@ fn a_backup_that_can_not_be_taken_is_not_listed() {
     let listed: Vec<Backup> = shapes::read(&live.json(&["backup", "list"]));
     assert!(listed.is_empty());
 }
+
+#[test]
+fn a_restored_server_stops_where_the_plan_says_and_a_refusal_says_what_can_be_had() {
+    let live = Live::new();
+    live.json(&["init"]);
+    live.json(&["backup", "create"]);
+    let execute = |sql: &str| live.server.session().unwrap().execute(sql).unwrap();
+    execute("CREATE TABLE orders (id int)");
+    execute("INSERT INTO orders VALUES (1)");
+    let xid: u64 = live
+        .server
+        .value("WITH one AS (INSERT INTO orders VALUES (2) RETURNING xmin) SELECT xmin::text FROM one")
+        .unwrap();
+    execute("DROP TABLE orders");
+    execute("SELECT pg_create_restore_point('after the drop')");
+    live.server.value::<String>("SELECT pg_switch_wal()::text").unwrap();
+    execute("CREATE TABLE last (id int)");
+    live.server.value::<String>("SELECT pg_switch_wal()::text").unwrap();
+    let archived = "SELECT count(*) FROM pg_stat_archiver WHERE last_archived_wal >= pg_walfile_name(pg_current_wal_lsn() - 1)";
+    while live.server.value::<i64>(archived).unwrap() == 0 {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+
+    let target = xid.to_string();
+    let plan: Plan = shapes::read(&live.json(&["plan", "--target-xid", &target]));
+    assert_eq!(plan.stop.kind, "after_transaction");
+    let kept = plan.stop.last_kept.unwrap();
+    assert_eq!(u64::from(kept.xid), xid);
+    assert_eq!(u64::from(plan.stop.first_left_out.unwrap().xid), xid + 1);
+    let settings = live.text(&["plan", "--target-xid", &target, "--output", "postgres"]);
+    for line in [format!("recovery_target_xid = '{xid}'"), "recovery_target_action = 'pause'".to_owned()] {
+        assert!(settings.lines().any(|written| written == line), "{settings}");
+    }
+
+    let restored = live.directory.path().join("restored");
+    let bin = live.server.install().bin().display().to_string();
+    let sockets = live.directory.path().display().to_string();
+    let start = ["--start", "--pg-bin", &bin, "--socket-directory", &sockets, "--start-timeout", "2m"];
+    let options = [
+        &["restore", "--target-xid", &target, "--target-action", "shutdown"][..],
+        &["--pgdata", restored.to_str().unwrap()],
+        &start,
+    ];
+    let report: Restore = shapes::read(&live.json(&options.concat()));
+    let check = report.started.unwrap().stop_check;
+    assert_eq!(check.outcome, "as_planned", "{}", check.message);
+    assert_eq!(check.planned_lsn, plan.stop.replayed_to);
+
+    let again = live.directory.path().join("again");
+    let options = [
+        &["restore", "--target-name", "after the drop", "--target-action", "promote"][..],
+        &["--pgdata", again.to_str().unwrap(), "--port", "5999"],
+        &start,
+    ];
+    let report: Restore = shapes::read(&live.json(&options.concat()));
+    let started = report.started.unwrap();
+    let killed = Command::new("kill").args(["-INT", &started.pid.unwrap().to_string()]).status().unwrap();
+    assert!(killed.success());
+    assert_eq!((started.state.as_str(), started.stop_check.outcome.as_str()), ("promoted", "as_planned"));
+    assert_eq!(started.stop_check.replayed_to.as_ref(), Some(&started.stop_check.planned_lsn));
+
+    let (code, stdout, stderr) = live.run(&["plan", "--target-xid", "4000000"]);
+    assert_eq!((code, stdout.as_str()), (22, ""), "{stderr}");
+    assert!(stderr.starts_with("error: transaction 4000000 is not in the archive\n"), "{stderr}");
+    let (code, stdout, _) = live.run(&["plan", "--target-time", "2001-01-01 00:00Z", "--output", "json"]);
+    let refused: shapes::Error = shapes::read(&stdout);
+    let refusal = refused.refusal.unwrap();
+    assert_eq!((code, refusal.reason.as_str()), (22, "target_before_backups"));
+    assert!(refusal.nearest_before.is_none());
+    // The moment given can be asked for.
+    let after = refusal.nearest_after.unwrap();
+    shapes::read::<Plan>(&live.json(&["plan", "--target-lsn", &after.lsn]));
+}
