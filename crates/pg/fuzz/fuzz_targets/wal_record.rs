@@ -36,6 +36,9 @@ fuzz_target!(|input: (u8, u8, u8, &[u8])| {
         assert_eq!(record.bytes().len(), 24 + body.len());
         for block in record.blocks() {
             let _ = (record.block_data(block), block.image.as_ref().map(|image| record.image_bytes(image)));
+            let page = block.image.as_ref().and_then(|image| record.restore_image(image));
+            assert!(page.is_none_or(|page| page.len() == 8192));
+            let _ = record.class_rows(block.locator.relation);
         }
         match record.payload() {
             Ok(Payload::Commit(end) | Payload::Abort(end)) => {

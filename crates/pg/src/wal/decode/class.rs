@@ -216,3 +216,125 @@ impl<'a> Known<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::wal::craft::{Crafter, SIZE};
+    use crate::wal::scanner::{WalScanner, WalScannerOptions};
+
+    const CLASS: RelFileNumber = RelFileNumber::new(1259);
+
+    /// The rows of a record with one block of `pg_class`.
+    fn rows(major: PgMajor, (manager, info): (u8, u8), data: &[u8], main: &[u8]) -> Vec<ClassRow> {
+        let mut body = vec![0, if data.is_empty() { 0 } else { 0x20 }];
+        body.extend_from_slice(&u16::try_from(data.len()).unwrap().to_le_bytes());
+        for number in [1663u32, 5, CLASS.get(), 3] {
+            body.extend_from_slice(&number.to_le_bytes());
+        }
+        body.extend_from_slice(&[255, u8::try_from(main.len()).unwrap()]);
+        body.extend_from_slice(data);
+        body.extend_from_slice(main);
+        let mut wal = Crafter::new(major);
+        wal.record_with_body(1, manager, info, &body);
+        let (name, bytes) = wal.segment();
+        let mut rows = Vec::new();
+        let outcome = WalScanner::new(WalScannerOptions::new(SIZE)).scan_segment(name, &bytes, |record| {
+            assert_eq!(record.class_rows(RelFileNumber::new(1260)), []);
+            rows = record.class_rows(CLASS);
+        });
+        assert_eq!(outcome.unwrap().records, 1);
+        rows
+    }
+
+    /// A row's columns, up to and with `relkind` of 18.
+    fn columns(oid: u32, name: &str) -> Vec<u8> {
+        let mut row = vec![0; 120];
+        row[..4].copy_from_slice(&oid.to_le_bytes());
+        row[4..4 + name.len()].copy_from_slice(name.as_bytes());
+        row[68..72].copy_from_slice(&2200u32.to_le_bytes());
+        row[88..92].copy_from_slice(&(oid + 1).to_le_bytes());
+        row[92..96].copy_from_slice(&0u32.to_le_bytes());
+        row[115] = b'i';
+        row[119] = b'r';
+        row
+    }
+
+    /// With a header whose bitmap takes 9 bytes up to the columns.
+    fn tuple(columns: &[u8]) -> Vec<u8> {
+        [&[0, 0, 0, 0, 32][..], &[0xFF; 9], columns].concat()
+    }
+
+    fn row(offset: u16, oid: u32, name: &str, kind: u8) -> ClassRow {
+        ClassRow {
+            block: 3,
+            offset,
+            replaces: None,
+            oid: Some(Oid::new(oid)),
+            name: Some(name.as_bytes().to_vec()),
+            namespace: Some(Oid::new(2200)),
+            file_number: Some(RelFileNumber::new(oid + 1)),
+            tablespace: Some(Oid::new(0)),
+            kind: Some(kind),
+        }
+    }
+
+    #[test]
+    fn one_row_or_several() {
+        let data = tuple(&columns(16384, "orders"));
+        assert_eq!(rows(PgMajor::V18, (10, 0), &data, &[7, 0, 0]), [row(7, 16384, "orders", b'r')]);
+        assert_eq!(rows(PgMajor::V17, (10, 0x80), &data, &[7, 0, 0]), [row(7, 16384, "orders", b'i')]);
+        let several = |columns: &[u8]| {
+            let tuple = tuple(columns);
+            // The second one begins at an even position.
+            let length = u16::try_from(tuple.len() - 5).unwrap().to_le_bytes();
+            [&length[..], &tuple].concat()
+        };
+        let mut odd = columns(1, "first");
+        odd.pop();
+        let mut data = several(&odd);
+        assert!(!data.len().is_multiple_of(2));
+        data.push(0xEE);
+        data.extend(several(&columns(2, "second")));
+        let expected = [ClassRow { kind: None, ..row(4, 1, "first", 0) }, row(9, 2, "second", b'r')];
+        assert_eq!(rows(PgMajor::V18, (9, 0x50), &data, &[0, 0, 2, 0, 4, 0, 9, 0]), expected);
+        let expected = [ClassRow { kind: None, ..row(1, 1, "first", 0) }, row(2, 2, "second", b'r')];
+        assert_eq!(rows(PgMajor::V18, (9, 0xD0), &data, &[0, 0, 2, 0]), expected);
+        assert_eq!(rows(PgMajor::V18, (10, 0x10), &data, &[0; 8]), [], "a deletion");
+        // Neither data nor an image.
+        let nothing = ClassRow { block: 3, offset: 7, ..Known::NOTHING.row(PgMajor::V18, 3, 7) };
+        assert_eq!(rows(PgMajor::V18, (10, 0), &[], &[7, 0, 0]), [nothing]);
+    }
+
+    #[test]
+    fn what_an_update_leaves_out_is_not_known() {
+        let main = |flags| [0, 0, 0, 0, 6, 0, 0, flags, 0, 0, 0, 0, 8, 0];
+        let full = columns(16384, "orders");
+        let mut expected = row(8, 16384, "orders", b'r');
+        expected.replaces = Some((3, 6));
+        assert_eq!(rows(PgMajor::V18, (10, 0x20), &tuple(&full), &main(0)), [expected.clone()]);
+        // The OID and half of the name are as before, and all behind the file number.
+        let data = [&[7, 0, 28, 0][..], &tuple(&full[7..92])].concat();
+        let mut cut = ClassRow { oid: None, name: None, tablespace: None, kind: None, ..expected };
+        assert_eq!(rows(PgMajor::V18, (10, 0x40), &data, &main(0x60)), [cut.clone()]);
+        // The suffix alone.
+        let data = [&[28, 0][..], &tuple(&full[..92])].concat();
+        (cut.oid, cut.name) = (Some(Oid::new(16384)), Some(b"orders".to_vec()));
+        assert_eq!(rows(PgMajor::V18, (10, 0x40), &data, &main(0x40)), [cut]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_data_are_taken_or_refused(
+            which in 0usize..6,
+            kind in 0usize..5,
+            data in prop::collection::vec(any::<u8>(), 0..300),
+            main in prop::collection::vec(any::<u8>(), 0..40),
+        ) {
+            let kinds = [(10, 0), (10, 0x20), (10, 0x40), (9, 0x50), (9, 0xD0)];
+            let _ = rows(PgMajor::ALL[which], kinds[kind], &data, &main);
+        }
+    }
+}

@@ -289,13 +289,17 @@ proptest! {
         noise in prop::collection::vec((0usize..64, any::<u8>()), 0..4),
         last_record in prop::option::of(any::<prop::sample::Index>()),
         (forget_pending, grow, cut) in (any::<bool>(), -2i64..3, 0usize..3),
+        damage in prop::option::of((any::<prop::sample::Index>(), 1u8..)),
     ) {
         let mut wal = Crafter::new(PgMajor::V16);
         for &length in &lengths {
             wal.record(1, 10, 0, &vec![1; length]);
         }
-        let segments = wal.segments();
+        let mut segments = wal.segments();
         prop_assume!(segments.len() > 1);
+        if let Some((at, change)) = damage {
+            segments[1].1[at.index(100_000)] ^= change;
+        }
         let mut left = left_by_first(&segments);
         if let Some(index) = last_record {
             left.last_record = Some(wal.records[index.index(wal.records.len())].lsn);
@@ -316,10 +320,10 @@ proptest! {
         }
         let (cold, cold_outcome, ..) = scan_next(options(), &Left::default(), &segments[1], usize::MAX);
         let (records, outcome, ..) = scan_next(options(), &left, &segments[1], piece);
-        prop_assert!(!outcome.is_damaged(), "{:?}", outcome);
+        prop_assert!(damage.is_some() || !outcome.is_damaged(), "{:?}", outcome);
         prop_assert!(records.ends_with(&cold));
         if outcome.joined {
-            prop_assert!(wal.records.windows(records.len()).any(|window| window == records));
+            prop_assert!(damage.is_some() || wal.records.windows(records.len()).any(|window| window == records));
         } else {
             prop_assert_eq!(outcome, cold_outcome);
         }
