@@ -11,6 +11,7 @@ mod faults;
 mod kills;
 mod ownership;
 mod recovery;
+mod scale;
 mod stores;
 mod support;
 mod tablespaces;

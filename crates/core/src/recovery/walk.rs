@@ -98,10 +98,17 @@ impl<'a> Walk<'a> {
 
     /// A directory that can be taken as a whole: none of its segments is another's matter.
     fn whole_log(&self, number: SegmentNumber) -> Option<(&'a LogSummary, SegmentNumber, SegmentNumber)> {
+        let (log, first, last) = self.full_log(number)?;
+        let id = self.id(first)?;
+        (first > self.first && id.timeline == self.id(last)?.timeline).then_some((log, first, last))
+    }
+
+    /// The directory of a segment, if all its segments are there and a rollup tells what they hold. Recovery may
+    /// begin inside: what is not in the whole of it is not in the rest either.
+    fn full_log(&self, number: SegmentNumber) -> Option<(&'a LogSummary, SegmentNumber, SegmentNumber)> {
         let (first, last) = self.directory_of(number);
         let id = self.id(number)?;
-        let inside = first > self.first && self.id(first)? == SegmentId::new(id.timeline, first);
-        if !inside || self.id(last)? != SegmentId::new(id.timeline, last) {
+        if self.id(last)? != SegmentId::new(id.timeline, last) {
             return None;
         }
         let log = self.snapshot.logs.get(&(id.timeline, self.log_of(id)))?;
@@ -112,6 +119,12 @@ impl<'a> Walk<'a> {
                 || self.snapshot.holds_all(id.timeline, first, last)
         };
         (full && !log.incomplete && listed_full()).then_some((log, first, last))
+    }
+
+    /// The directory that can be passed over from a segment on, if nothing in it is sought, and its last segment.
+    fn log_to_pass(&self, number: SegmentNumber) -> Option<(&'a LogSummary, SegmentNumber)> {
+        let (log, first, last) = self.full_log(number)?;
+        (first == number || number == self.first).then_some((log, last))
     }
 
     /// The directory that begins with a segment, if it can be taken as a whole, and its last segment.
@@ -213,7 +226,7 @@ impl<'a> Walk<'a> {
             if until.is_some_and(|until| number >= until) {
                 return Ok(Found::Led);
             }
-            if let Some((log, last)) = self.log_from(number)
+            if let Some((log, last)) = self.log_to_pass(number)
                 && !may(&log.facts, last)
                 && !log.facts.flags.any(walls)
             {
@@ -442,7 +455,7 @@ impl<'a> Walk<'a> {
         let mut required = at_least;
         let mut number = self.first;
         while number <= hit {
-            if let Some((log, last)) = self.log_from(number)
+            if let Some((log, last)) = self.log_to_pass(number)
                 && last < hit
             {
                 required = log.facts.maxima.map_or(required, |maxima| larger(required, maxima));

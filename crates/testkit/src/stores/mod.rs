@@ -5,11 +5,13 @@ mod child;
 mod gcs;
 mod moto;
 mod s3;
+mod virtual_bucket;
 
 pub use azurite::Azurite;
 pub use gcs::GcsStandIn;
 pub use moto::Moto;
 pub use s3::{ACCESS_KEY, Fault, FaultRule, IfNoneMatch, LoggedRequest, S3Server, SECRET_KEY};
+pub use virtual_bucket::{Contents, VirtualBucket, VirtualObject};
 
 use walden_store::{Environment, Store, StoreConfig, StoreError};
 
