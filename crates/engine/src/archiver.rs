@@ -158,6 +158,7 @@ impl Archiver {
         record: &IncarnationRecord,
         file: WalFile,
     ) -> Result<PushReport> {
+        let started = tokio::time::Instant::now();
         let (name, bytes, path, facts) = (file.name, file.bytes, file.path.clone(), file.facts);
         let key = self.ctx.layout().incarnation(record.incarnation()).archive_file(name);
         let indexing = Indexing::prepare(&self.ctx, record, name, &path).filter(|_| facts.is_some());
@@ -191,7 +192,9 @@ impl Archiver {
         if let (Some(index), Some(indexing), ArchiveFileName::Segment(segment)) = (index, indexing, name) {
             let known = indexing.remember(&self.ctx, record.incarnation(), index, stored_bytes);
             if indexing.may_complete(segment) {
-                roll_up_if_complete(&self.ctx, record, segment, known).await;
+                // What is left of the push's time, so that this can't make a push late whose segment is stored.
+                let left = self.ctx.store_deadline.saturating_sub(started.elapsed());
+                roll_up_if_complete(&self.ctx, record, segment, known, left).await;
             }
         }
         Ok(report)

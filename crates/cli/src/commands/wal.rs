@@ -216,3 +216,28 @@ fn summary_facts(text: &Text, summary: &SegmentSummary, facts: &mut Vec<(&'stati
         facts.push(("notable", flags.join(", ")));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use walden_core::index::DamageNote;
+
+    use super::*;
+
+    #[test]
+    fn damage_is_one_line_with_segment_place_and_meaning() {
+        let place =
+            |lsn: u64| DamageNote { lsn: walden_pg::Lsn::new(lsn), what: "wrong checksum".to_owned() };
+        let damage = PushDamage { count: 3, places: vec![place(0x30_0000), place(0x30_0100)] };
+        let line = damage_line("000000010000000000000003", &damage);
+        assert!(!line.contains('\n'));
+        assert!(
+            line.starts_with(
+                "walden wal push 000000010000000000000003: DAMAGED WAL at 0/300000: wrong checksum, and 2 places more; \
+                 archived as it is, but no recovery gets past it"
+            ),
+            "{line}"
+        );
+        let nowhere = damage_line("x", &PushDamage { count: 1, places: Vec::new() });
+        assert!(nowhere.contains("at an unknown place; archived"), "{nowhere}");
+    }
+}

@@ -23,12 +23,14 @@ const DEADLINE: Duration = Duration::from_secs(3);
 const UNKNOWN_MAX: usize = 64;
 
 /// Writes the rollup of the directory of `name` when that has its last segment, and again when a late one comes after
-/// that; `known` is what the pushes so far remember of it, in rising order.
+/// that; `known` is what the pushes so far remember of it, in rising order. Takes no longer than `time`, and a few
+/// seconds.
 pub(super) async fn roll_up_if_complete(
     ctx: &Context,
     record: &IncarnationRecord,
     name: SegmentName,
     mut known: Vec<RollupEntry>,
+    time: Duration,
 ) {
     let per_log = record.segment_size.segments_per_log();
     let last = u64::from(name.log()) * per_log + (per_log - 1);
@@ -41,7 +43,7 @@ pub(super) async fn roll_up_if_complete(
         known.extend(written.segments.into_iter().filter(|entry| !is_known.contains(&entry.number)));
         known.sort_by_key(|entry| entry.number);
     }
-    match tokio::time::timeout(DEADLINE, roll_up(ctx, record, name, known)).await {
+    match tokio::time::timeout(DEADLINE.min(time), roll_up(ctx, record, name, known)).await {
         Ok(Ok(true)) => {}
         Ok(Ok(false)) => tracing::debug!(segment = %name, "too little is known for a rollup"),
         Ok(Err(error)) => tracing::warn!(segment = %name, %error, "the rollup was not written"),
