@@ -152,8 +152,9 @@ fn timelines(plan: &RecoveryPlan) -> String {
     }
     let mut path = parts.join(", then ");
     if steps.last().is_none_or(|step| step.timeline != plan.target_timeline) {
-        // It stops before the target timeline begins.
-        path.push_str(&format!("; the way to {} is not needed to its end", plan.target_timeline));
+        path.push_str("; it stops before timeline ");
+        path.push_str(&plan.target_timeline.to_string());
+        path.push_str(" begins");
     }
     path
 }
