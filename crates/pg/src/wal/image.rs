@@ -116,8 +116,9 @@ mod tests {
     fn line_pointers() {
         let mut page = vec![0; PAGE_SIZE];
         page[12..14].copy_from_slice(&32u16.to_le_bytes());
-        page[24..28].copy_from_slice(&(8000u32 | 1 << 15 | 40 << 17).to_le_bytes());
-        page[28..32].copy_from_slice(&(8190u32 | 1 << 15 | 40 << 17).to_le_bytes());
+        let pointer = |start: u32| (start + (1 << 15) + (40 << 17)).to_le_bytes();
+        page[24..28].copy_from_slice(&pointer(8000));
+        page[28..32].copy_from_slice(&pointer(8190));
         page[8000] = 7;
         assert_eq!(tuple_on_page(&page, 1).map(|tuple| (tuple.len(), tuple[0])), Some((40, 7)));
         assert_eq!(tuple_on_page(&page, 2), None, "past the end");

@@ -51,7 +51,28 @@ impl Scan {
             assert!(!outcome.is_damaged(), "{outcome:?}");
             outcomes.push(outcome);
         }
-        Self { records, outcomes }
+        let scan = Self { records, outcomes };
+        scan.compare_with_one_scanner_each(archive);
+        scan
+    }
+
+    /// A scanner for each segment, which is told what the one before left, reads the same.
+    fn compare_with_one_scanner_each(&self, archive: &Archive) {
+        let mut before = WalScanner::new(WalScannerOptions::new(archive.size));
+        let mut last_record = None;
+        let mut records = self.records.iter();
+        for (segment, outcome) in archive.segments.iter().zip(&self.outcomes) {
+            let bytes = fs::read(archive.dir.join(segment.to_string())).expect("read a segment");
+            let mut scanner = WalScanner::new(WalScannerOptions::new(archive.size));
+            let number = segment.id(archive.size).expect("a name of this size").number;
+            scanner.resume(number, last_record, before.pending_bytes());
+            let take = |record: &Record<'_>| assert_eq!(records.next(), Some(&seen(record)));
+            let resumed = scanner.scan_segment(*segment, &bytes, take).expect("a name of this size");
+            assert_eq!(&resumed, outcome);
+            last_record = resumed.last_record.or(last_record);
+            before = scanner;
+        }
+        assert_eq!(records.next(), None);
     }
 
     /// What the records say that begin with `kind`.
