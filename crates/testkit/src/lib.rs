@@ -3,6 +3,7 @@
 pub mod conformance;
 pub mod fault;
 pub mod history;
+pub mod million;
 pub mod postgres;
 pub mod stores;
 pub mod testbench;
