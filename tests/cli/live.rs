@@ -209,6 +209,13 @@ fn a_restored_server_stops_where_the_plan_says_and_a_refusal_says_what_can_be_ha
     assert_eq!((started.state.as_str(), started.stop_check.outcome.as_str()), ("promoted", "as_planned"));
     assert_eq!(started.stop_check.replayed_to.as_ref(), Some(&started.stop_check.planned_lsn));
 
+    let third = live.directory.path().join("third");
+    let (code, stdout, stderr) =
+        live.run(&["restore", "--target-xid", &target, "--pgdata", third.to_str().unwrap()]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stderr.starts_with(&format!("You will have everything up to transaction {xid}, ")), "{stderr}");
+    assert!(stdout.contains("must be adopted before it is promoted"), "{stdout}");
+
     let (code, stdout, stderr) = live.run(&["plan", "--target-xid", "4000000"]);
     assert_eq!((code, stdout.as_str()), (22, ""), "{stderr}");
     assert!(stderr.starts_with("error: transaction 4000000 is not in the archive\n"), "{stderr}");

@@ -3,7 +3,7 @@
 mod manifests;
 mod refusal;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod text;
 mod words;
 

@@ -34,10 +34,10 @@ pub(super) fn run(session: &Session, arguments: &RestoreArgs) -> Result<Exit, Fa
         };
         announce(session, &plan);
         let report = execute_until(&ctx, &plan, request, stop).await?;
-        Ok(Ok(report))
+        Ok(Ok((report, plan.estimate.wal_bytes)))
     })?;
-    let report = match done {
-        Ok(report) => report,
+    let (report, wal_bytes) = match done {
+        Ok(done) => done,
         Err((refusal, snapshot)) => {
             let words = Words::new(session, named, None);
             return plan::refuse(session, &ctx, &words, &recovery, &snapshot, &refusal);
@@ -46,7 +46,7 @@ pub(super) fn run(session: &Session, arguments: &RestoreArgs) -> Result<Exit, Fa
     for warning in &report.warnings {
         session.printer.warning(warning);
     }
-    session.printer.report(&session.with_cost(&report, &ctx), |text| render(text, &report))?;
+    session.printer.report(&session.with_cost(&report, &ctx), |text| render(text, &report, wal_bytes))?;
     session.note_cost(&ctx);
     Ok(match report.started.as_ref().map(|started| &started.stop_check) {
         Some(check) if check.outcome == StopOutcome::Elsewhere => Exit::StoppedElsewhere,
@@ -101,7 +101,7 @@ fn request(session: &Session, arguments: &RestoreArgs) -> Result<RestoreRequest,
     })
 }
 
-fn render(text: &mut Text, report: &RestoreReport) {
+fn render(text: &mut Text, report: &RestoreReport, wal_bytes: u64) {
     let took = report.finished_at.duration_since(report.started_at);
     text.facts(&[
         ("restored", report.pgdata.display().to_string()),
@@ -121,6 +121,9 @@ fn render(text: &mut Text, report: &RestoreReport) {
             ),
         ),
     ]);
+    if let Some(rate) = rate(report.bytes, u64::try_from(took.as_millis()).unwrap_or(0)) {
+        text.facts(&[("rate", format!("{rate} MB/s; for better estimates: --restore-rate {rate}"))]);
+    }
     if let Some(owner) = &report.owner {
         let name = owner.user.clone().unwrap_or_else(|| format!("uid {}", owner.uid));
         text.facts(&[("owner", format!("{name}: {}", owner.reason))]);
@@ -145,7 +148,7 @@ fn render(text: &mut Text, report: &RestoreReport) {
         text.line(conf_line(&setting.name, &setting.value));
     }
     if let Some(started) = &report.started {
-        render_started(text, started);
+        render_started(text, started, wal_bytes);
     } else {
         text.heading("To start it");
         text.line(&report.start_command);
@@ -155,6 +158,14 @@ fn render(text: &mut Text, report: &RestoreReport) {
     text.line(format!("walden server adopt --pgdata {}", report.pgdata.display()));
     text.line("A standby made of it (standby.signal) must be adopted before it is promoted: until then nothing that it");
     text.line("writes is archived, the history file of its new timeline included.");
+}
+
+/// Megabytes per second, when it took long enough to be measured.
+fn rate(bytes: u64, milliseconds: u64) -> Option<u64> {
+    const MEASURED_MILLISECONDS_MIN: u64 = 5_000;
+    (milliseconds >= MEASURED_MILLISECONDS_MIN)
+        .then_some(bytes / milliseconds / 1000)
+        .filter(|rate| *rate > 0)
 }
 
 fn render_list(text: &mut Text, heading: &str, items: &[String]) {
@@ -182,7 +193,7 @@ fn render_check(text: &mut Text, check: &StopCheck) {
     text.line(line);
 }
 
-fn render_started(text: &mut Text, started: &StartReport) {
+fn render_started(text: &mut Text, started: &StartReport, wal_bytes: u64) {
     render_check(text, &started.stop_check);
     text.heading("Started");
     let state = match started.state {
@@ -197,6 +208,9 @@ fn render_started(text: &mut Text, started: &StartReport) {
         ("server", state.to_owned()),
         ("recovery took", duration(jiff::SignedDuration::from_millis(elapsed))),
     ];
+    if let Some(rate) = rate(wal_bytes, started.elapsed_ms) {
+        facts.push(("rate", format!("{rate} MB/s of WAL; for better estimates: --replay-rate {rate}")));
+    }
     if let Some(lsn) = started.replay_lsn {
         facts.push(("replayed to", lsn.to_string()));
     }

@@ -98,7 +98,7 @@ fn render_timeline(text: &mut Text, timeline: &TimelineWindow) {
     }
     if timeline.restorable.len() > 1 {
         let pieces = count(timeline.restorable.len() as u64, "piece");
-        facts.push(("", text.paint().yellow(&format!("not all of it in between: it is in {pieces}"))));
+        facts.push(("", text.paint().yellow(&format!("not everything in between, but {pieces}:"))));
         for range in timeline.restorable.iter().rev().take(SHOWN_MAX) {
             let piece = format!(
                 "{} to {}",
@@ -150,5 +150,37 @@ fn render_backups(text: &mut Text, timeline: &TimelineWindow) {
     text.table(&table);
     if hidden > 0 {
         text.line(format!("and {}; --output json has them", count(hidden as u64, "older backup")));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::tz::TimeZone;
+    use walden_core::{Windowing, recovery_window};
+
+    use super::*;
+    use crate::commands::plan::tests::{Archive, ZONE, moment, promoted, with_gap};
+    use crate::text::{Canvas, Paint};
+
+    fn told(archive: &Archive) -> String {
+        let snapshot = archive.snapshot();
+        let window = match recovery_window(&snapshot, moment(7200)) {
+            Windowing::Window(window) => *window,
+            Windowing::Needs(needs) => panic!("{needs:?}"),
+        };
+        let canvas = Canvas { columns: 100, unicode: true };
+        let mut text = Text::new(Paint::Plain, TimeZone::get(ZONE).unwrap()).with_canvas(canvas);
+        render(&mut text, &window, &snapshot);
+        text.finish()
+    }
+
+    #[test]
+    fn a_promotion() {
+        insta::assert_snapshot!(told(&promoted()));
+    }
+
+    #[test]
+    fn a_gap() {
+        insta::assert_snapshot!(told(&with_gap()));
     }
 }

@@ -20,9 +20,9 @@ use super::words::Words;
 use crate::text::{Canvas, Paint, Text};
 
 const SEGMENT: u64 = 16 << 20;
-const ZONE: &str = "Europe/Berlin";
+pub(in crate::commands) const ZONE: &str = "Europe/Berlin";
 
-fn moment(second: i64) -> Timestamp {
+pub(in crate::commands) fn moment(second: i64) -> Timestamp {
     // 2026-11-20 14:00 UTC.
     Timestamp::from_microsecond(1_795_183_200_000_000 + second * 1_000_000 + 204_113).unwrap()
 }
@@ -32,7 +32,7 @@ fn timeline(number: u32) -> TimelineId {
 }
 
 /// A made-up archive: in each segment one record, and behind it the commits of that segment.
-struct Archive {
+pub(in crate::commands) struct Archive {
     snapshot: CatalogSnapshot,
     commits: BTreeMap<SegmentId, Vec<(u32, i64)>>,
 }
@@ -118,7 +118,7 @@ impl Archive {
     }
 
     /// The archive as a planner sees it that has asked for everything.
-    fn snapshot(&self) -> CatalogSnapshot {
+    pub(in crate::commands) fn snapshot(&self) -> CatalogSnapshot {
         let mut snapshot = self.snapshot.clone();
         let size = snapshot.incarnation.segment_size;
         for (id, commits) in &self.commits {
@@ -206,7 +206,7 @@ fn request(target: RecoveryTarget) -> RecoveryRequest {
 }
 
 /// Two backups, a promotion, an abandoned end, and commits whose times do not rise.
-fn promoted() -> Archive {
+pub(in crate::commands) fn promoted() -> Archive {
     Archive::new()
         .backup(1, 4, 0, 40)
         .backup(1, 30, 1800, 41)
@@ -220,6 +220,18 @@ fn promoted() -> Archive {
         .commit(2, 61, 74_214, 3121)
         .commit(2, 61, 74_212, 3116)
         .commit(2, 80, 74_300, 4000)
+}
+
+/// A hole between two backups.
+pub(in crate::commands) fn with_gap() -> Archive {
+    Archive::new()
+        .backup(1, 2, 0, 3)
+        .segments(1, 2..=20)
+        .commit(1, 15, 800, 600)
+        .segments(1, 24..=60)
+        .backup(1, 40, 4000, 3)
+        .commit(1, 30, 801, 2000)
+        .commit(1, 50, 802, 5000)
 }
 
 #[test]
@@ -245,14 +257,7 @@ fn a_target_after_everything() {
 
 #[test]
 fn a_gap_before_the_target() {
-    let archive = Archive::new()
-        .backup(1, 2, 0, 3)
-        .segments(1, 2..=20)
-        .commit(1, 15, 800, 600)
-        .segments(1, 24..=60)
-        .backup(1, 40, 4000, 3)
-        .commit(1, 30, 801, 2000)
-        .commit(1, 50, 802, 5000);
+    let archive = with_gap();
     insta::assert_snapshot!(archive.told(&request(RecoveryTarget::Time(moment(1900)))));
 }
 
