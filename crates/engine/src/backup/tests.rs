@@ -24,6 +24,7 @@ use crate::clock::SystemClock;
 use crate::error::EngineError;
 use crate::init::{InitRequest, init};
 use crate::progress::{NoProgress, Progress, Unit};
+use crate::rollup::{read_backup_rollup, refresh_backup_rollup};
 
 const CONTROL: &[u8] = include_bytes!("../../../pg/fixtures/pg17/pg_control");
 
@@ -347,6 +348,34 @@ async fn every_file_comes_back_and_the_record_says_what_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn every_record_is_repeated_in_one_object() {
+    let mut bench = Bench::new().await;
+    let first = bench.run().await.unwrap().backup;
+    let layout = bench.ctx.layout().incarnation(incarnation());
+    let read = async |ctx: &Context| {
+        let copies = read_backup_rollup(ctx, &layout, &ctx.budget()).await.unwrap();
+        copies.into_iter().map(|copy| copy.record).collect::<Vec<_>>()
+    };
+    assert_eq!(read(&bench.ctx).await, [first.clone()]);
+    // Lost or damaged, it is made again; a record that only it holds is no backup.
+    std::fs::write(bench.archive().join("backup/rollup"), b"rubbish").unwrap();
+    assert_eq!(read(&bench.ctx).await, []);
+    let marker = crate::server::read_incarnation(&bench.ctx, incarnation()).await.unwrap().unwrap();
+    let before = bench.ctx.store.counters();
+    let overview = crate::load_overview(&bench.ctx, &marker).await.unwrap();
+    assert_eq!(overview.backups, [first.clone()]);
+    assert_eq!(overview.strays, []);
+    assert_eq!(bench.ctx.store.counters().since(&before).get.requests, 2, "the rollup and the record");
+    refresh_backup_rollup(&bench.ctx, &layout, None, false).await.unwrap();
+    let before = bench.ctx.store.counters();
+    let mut overview = crate::load_overview(&bench.ctx, &marker).await.unwrap();
+    assert_eq!(bench.ctx.store.counters().since(&before).get.requests, 1, "the rollup alone");
+    std::fs::remove_file(bench.archive().join(format!("backup/{}/backup.json", first.id))).unwrap();
+    crate::read_backup_record(&bench.ctx, &mut overview, &first.id).await.unwrap();
+    assert_eq!((overview.backups.len(), overview.unfinished_backups), (0, vec![first.id.clone()]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn packs_are_cut_and_stored_while_copying_goes_on() {
     let mut bench = Bench::new().await;
     for n in 1..5 {
@@ -358,7 +387,8 @@ async fn packs_are_cut_and_stored_while_copying_goes_on() {
     assert_eq!(restored["base/5/4"], noise(4, 15 << 20));
     let objects = bench.objects();
     let packs: Vec<String> = (0..3).map(|n| format!("{n:08}.zst")).collect();
-    assert_eq!(objects, [packs.as_slice(), &["backup.json".to_owned(), "manifest.zst".to_owned()]].concat());
+    let others = ["backup.json", "manifest.zst", "rollup"].map(str::to_owned);
+    assert_eq!(objects, [packs.as_slice(), &others].concat());
 }
 
 #[tokio::test(flavor = "multi_thread")]
