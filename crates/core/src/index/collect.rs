@@ -1,10 +1,13 @@
 //! What is gathered from the records of one segment.
 
+use rustc_hash::FxHashMap;
 use walden_pg::wal::decode::{
-    CheckpointKind, EndOfRecovery, ExclusiveLocks, ParameterChange, RelationMap, TransactionEnd,
+    CheckpointKind, ClassRow, EndOfRecovery, ExclusiveLocks, ParameterChange, RelationMap, TransactionEnd,
 };
 use walden_pg::wal::{Payload, Record, ResourceManager};
-use walden_pg::{CheckPoint, Fork, Lsn, Oid, PgMajor, RelFileLocator, RelFileNumber, WalLevel};
+use walden_pg::{
+    CheckPoint, Fork, Lsn, Oid, PgMajor, PgTimestamp, RelFileLocator, RelFileNumber, WalLevel, Xid,
+};
 
 use super::classify::changes;
 use super::events::{Event, EventKind, NotableTransaction, RelationName, RelationOperation};
@@ -23,6 +26,7 @@ pub(super) struct Collector {
     transactions: Transactions,
     /// Databases whose `pg_class` has other files than the first ones.
     class_files: Vec<(Oid, RelFileNumber)>,
+    class_rows: ClassRows,
     mass_change_rows: u64,
     /// Where the last record begins: that of the carry before the first record.
     last_record: Option<Lsn>,
@@ -36,6 +40,8 @@ const SEQUENCE: ResourceManager = ResourceManager::new(15);
 const DELETE_IS_UNDONE_INSERT: u8 = 1 << 3;
 /// `XLH_DELETE_IS_PARTITION_MOVE`
 const DELETE_IS_PARTITION_MOVE: u8 = 1 << 4;
+/// A commit that tells nothing but its time.
+const PLAIN_COMMIT: u8 = 0x00;
 /// The OID of `pg_class`, and the number of its first files.
 const PG_CLASS: u32 = 1259;
 /// Databases of which it is known that `pg_class` has other files.
@@ -51,6 +57,7 @@ impl Collector {
             major: None,
             transactions: carry.map(Transactions::resumed).unwrap_or_default(),
             class_files: carry.map(|carry| carry.class_files.clone()).unwrap_or_default(),
+            class_rows: ClassRows::default(),
             mass_change_rows,
             last_record: carry.and_then(|carry| carry.last_record),
             pending: carry.and_then(|carry| carry.pending.as_ref()).map(|fragment| fragment.lsn),
@@ -73,12 +80,13 @@ impl Collector {
             ResourceManager::XLOG if matches!(record.header.kind(), 0xA0 | 0xB0) => {
                 self.filled(record, Filling::Pages);
             }
-            ResourceManager::TRANSACTION
-            | ResourceManager::XLOG
+            ResourceManager::TRANSACTION => self.transaction(record),
+            ResourceManager::XLOG
             | ResourceManager::STORAGE
             | ResourceManager::DATABASE
             | ResourceManager::RELMAP
             | ResourceManager::STANDBY => self.decoded(record),
+            ResourceManager::HEAP2 => self.heap_more(record),
             SEQUENCE => self.filled(record, Filling::Sequence),
             _ => {}
         }
@@ -102,15 +110,31 @@ impl Collector {
         self.has_begun = true;
     }
 
+    /// A record of a transaction. Most are commits that say nothing but their time.
+    #[inline]
+    fn transaction(&mut self, record: &Record<'_>) {
+        let (xid, time) = (record.header.xid, record.main_data().first_chunk());
+        match time {
+            Some(time)
+                if record.header.info == PLAIN_COMMIT
+                    && self.transactions.end_if_dull(xid, self.mass_change_rows) =>
+            {
+                let time = PgTimestamp::new(i64::from_le_bytes(*time));
+                self.count_commit(CommitMark { lsn: record.lsn, xid, time });
+            }
+            _ => self.decoded(record),
+        }
+    }
+
     #[inline]
     fn heap(&mut self, record: &Record<'_>) {
         let Some(block) = record.blocks().first() else { return };
         let (xid, files) = (record.header.xid, block.locator);
-        let kind = match record.header.info & 0x70 {
-            0x00 => 0,
+        let is_deletion = match record.header.info & 0x70 {
+            0x00 => false,
             0x20 | 0x40 => {
                 self.transactions.row(xid, files, RowKind::Updated);
-                1
+                false
             }
             0x10 => {
                 let flags = record.main_data().get(7).copied().unwrap_or_default();
@@ -119,21 +143,51 @@ impl Collector {
                 }
                 let is_move = flags & DELETE_IS_PARTITION_MOVE != 0;
                 self.transactions.row(xid, files, if is_move { RowKind::Updated } else { RowKind::Deleted });
-                2
+                true
             }
             0x30 => return self.decoded(record),
             _ => return,
         };
         if files.relation.get() == PG_CLASS || !self.class_files.is_empty() {
-            self.class_row(record, files, kind);
+            self.class_row(record, files, is_deletion);
         }
     }
 
-    /// A row of what may be `pg_class`.
-    fn class_row(&mut self, record: &Record<'_>, files: RelFileLocator, kind: usize) {
+    /// Rows inserted together.
+    #[inline]
+    fn heap_more(&mut self, record: &Record<'_>) {
+        if record.header.info & 0x70 == 0x50
+            && let Some(block) = record.blocks().first()
+            && (block.locator.relation.get() == PG_CLASS || !self.class_files.is_empty())
+        {
+            self.class_row(record, block.locator, false);
+        }
+    }
+
+    /// A row of what may be `pg_class` was deleted, or rows of it written.
+    #[cold]
+    fn class_row(&mut self, record: &Record<'_>, files: RelFileLocator, is_deletion: bool) {
         let moved = self.class_files.iter().find(|(database, _)| *database == files.database);
-        if moved.map_or(PG_CLASS, |(_, number)| number.get()) == files.relation.get() {
-            self.transactions.class_row(record.header.xid, kind);
+        let class_file = moved.map_or(RelFileNumber::new(PG_CLASS), |(_, number)| *number);
+        if class_file != files.relation {
+            return;
+        }
+        let xid = record.header.xid;
+        if is_deletion {
+            return self.transactions.class_row(xid, 2);
+        }
+        for row in record.class_rows(class_file) {
+            self.transactions.class_row(xid, usize::from(row.replaces.is_some()));
+            let row = self.class_rows.complete(files.database, row);
+            let Some(relation) = row.oid else { continue };
+            if row.replaces.is_none() {
+                self.transactions.made(xid, relation);
+            } else if let Some(number) = row.file_number.filter(|number| number.get() != 0) {
+                self.transactions.moved(xid, relation, number);
+            }
+            if let Some(name) = name_of(xid, files.database, row) {
+                self.transactions.named(name);
+            }
         }
     }
 
@@ -223,30 +277,35 @@ impl Collector {
         }
     }
 
-    fn transaction_end(&mut self, end: &TransactionEnd<'_>) {
+    #[inline]
+    fn count_end(&mut self, xid: Xid, time: PgTimestamp) {
         let facts = &mut self.facts;
-        let time = TimeRange::of(end.time);
+        let time = TimeRange::of(time);
         facts.end_times = Some(facts.end_times.map_or(time, |times| times.join(time)));
-        let xid = XidRange::of(end.xid);
+        let xid = XidRange::of(xid);
         facts.xids = Some(facts.xids.map_or(xid, |xids| xids.join(xid)));
     }
 
+    #[inline]
+    fn count_commit(&mut self, mark: CommitMark) {
+        self.count_end(mark.xid, mark.time);
+        let facts = &mut self.facts;
+        facts.commits += 1;
+        facts.first_commit.get_or_insert(mark);
+        facts.last_commit = Some(mark);
+        let time = TimeRange::of(mark.time);
+        facts.commit_times = Some(facts.commit_times.map_or(time, |times| times.join(time)));
+    }
+
     fn abort(&mut self, end: &TransactionEnd<'_>) {
-        self.transaction_end(end);
+        self.count_end(end.xid, end.time);
         self.facts.aborts += 1;
         self.transactions.forget(end.xid);
         end.subxacts.iter().for_each(|xid| self.transactions.forget(xid));
     }
 
     fn commit(&mut self, record: &Record<'_>, end: &TransactionEnd<'_>) {
-        self.transaction_end(end);
-        let facts = &mut self.facts;
-        facts.commits += 1;
-        let mark = CommitMark { lsn: record.lsn, xid: end.xid, time: end.time };
-        facts.first_commit.get_or_insert(mark);
-        facts.last_commit = Some(mark);
-        let time = TimeRange::of(end.time);
-        facts.commit_times = Some(facts.commit_times.map_or(time, |times| times.join(time)));
+        self.count_commit(CommitMark { lsn: record.lsn, xid: end.xid, time: end.time });
         self.notable(record, end);
     }
 
@@ -376,5 +435,45 @@ fn flag_of(operation: RelationOperation) -> WalFlags {
         RelationOperation::Truncate => WalFlags::TRUNCATE,
         RelationOperation::Rewrite => WalFlags::REWRITE,
         RelationOperation::MassDelete | RelationOperation::MassUpdate => WalFlags::MASS_CHANGE,
+    }
+}
+
+fn name_of(xid: Xid, database: Oid, row: &ClassRow) -> Option<RelationName> {
+    Some(RelationName {
+        database,
+        relation: row.oid?,
+        name: String::from_utf8_lossy(row.name.as_deref()?).into_owned(),
+        schema: row.namespace?,
+        file_number: row.file_number?.get(),
+        tablespace: row.tablespace?,
+        kind: char::from(row.kind?),
+        xid,
+    })
+}
+
+/// So many rows of `pg_class` are remembered.
+const CLASS_ROWS_MAX: usize = 8192;
+
+/// Rows of `pg_class` that were written in this segment, by database, block and number: an update leaves out what did
+/// not change.
+#[derive(Debug, Default)]
+struct ClassRows(FxHashMap<(Oid, u32, u16), ClassRow>);
+
+impl ClassRows {
+    /// Fills in what a row has in common with the one that it takes the place of.
+    fn complete(&mut self, database: Oid, mut row: ClassRow) -> &ClassRow {
+        let before = row.replaces.and_then(|(block, offset)| self.0.get(&(database, block, offset)));
+        if let Some(before) = before {
+            row.oid = row.oid.or(before.oid);
+            row.name = row.name.or_else(|| before.name.clone());
+            row.namespace = row.namespace.or(before.namespace);
+            row.file_number = row.file_number.or(before.file_number);
+            row.tablespace = row.tablespace.or(before.tablespace);
+            row.kind = row.kind.or(before.kind);
+        }
+        if self.0.len() >= CLASS_ROWS_MAX {
+            self.0.clear();
+        }
+        self.0.entry((database, row.block, row.offset)).insert_entry(row).into_mut()
     }
 }

@@ -19,7 +19,9 @@ const CHUNKS_MAX: usize = 128 << 10;
 /// When a segment touches more forks than this, of further ones only the database is told.
 const FORKS_MAX: usize = 64 << 10;
 const RECENT: usize = 32;
-/// No chunk has this number.
+/// The chunks of a fork's first gibibytes are found by their number.
+const NEAR_MAX: u32 = 1024;
+/// No chunk has this number, or this place.
 const NO_CHUNK: u32 = u32::MAX;
 
 #[derive(Debug)]
@@ -28,6 +30,7 @@ pub(super) struct Touched {
     index: FxHashMap<RelationFork, u32>,
     recent: [(RelationFork, u32); RECENT],
     chunks: Vec<Chunk>,
+    /// The chunks that are not in [`TouchedFork::near`].
     chunk_of: FxHashMap<(u32, u32), u32>,
     whole_databases: Vec<(Oid, Oid)>,
 }
@@ -38,6 +41,8 @@ struct TouchedFork {
     limit: Option<u32>,
     /// The chunk that was used last: its number in the fork, and its place.
     last: (u32, u32),
+    /// The places of the first chunks, as far as they are there.
+    near: Vec<u32>,
     blocks: RoaringBitmap,
 }
 
@@ -109,7 +114,13 @@ impl Touched {
             None => {
                 let place = u32::try_from(self.forks.len()).ok()?;
                 let blocks = RoaringBitmap::new();
-                self.forks.push(TouchedFork { key, limit: None, last: (NO_CHUNK, 0), blocks });
+                self.forks.push(TouchedFork {
+                    key,
+                    limit: None,
+                    last: (NO_CHUNK, 0),
+                    near: Vec::new(),
+                    blocks,
+                });
                 self.index.insert(key, place);
                 place
             }
@@ -120,36 +131,63 @@ impl Touched {
         Some(place)
     }
 
+    #[inline]
     fn chunk(&mut self, fork: u32, number: u32) -> u32 {
+        let state = self.forks.get_mut(fork as usize);
+        if let Some(state) = state
+            && let Some(place) = state.near.get(number as usize)
+            && *place != NO_CHUNK
+        {
+            state.last = (number, *place);
+            return *place;
+        }
+        self.find_chunk(fork, number)
+    }
+
+    #[cold]
+    fn find_chunk(&mut self, fork: u32, number: u32) -> u32 {
         if self.chunks.len() >= CHUNKS_MAX {
             self.settle();
         }
         // At most `CHUNKS_MAX`.
-        let next = u32::try_from(self.chunks.len()).unwrap_or(u32::MAX);
-        let place = *self.chunk_of.entry((fork, number)).or_insert(next);
+        let next = u32::try_from(self.chunks.len()).unwrap_or(NO_CHUNK);
+        let Some(state) = self.forks.get_mut(fork as usize) else { return NO_CHUNK };
+        let place = if number < NEAR_MAX {
+            let length = state.near.len().max(number as usize + 1);
+            state.near.resize(length, NO_CHUNK);
+            if let Some(place) = state.near.get_mut(number as usize) {
+                *place = next;
+            }
+            next
+        } else {
+            *self.chunk_of.entry((fork, number)).or_insert(next)
+        };
         if place == next {
             self.chunks.push(Chunk::default());
         }
-        if let Some(state) = self.forks.get_mut(fork as usize) {
-            state.last = (number, place);
-        }
+        state.last = (number, place);
         place
     }
 
     /// Turns all chunks into bitmaps.
     fn settle(&mut self) {
-        let mut order: Vec<((u32, u32), u32)> = self.chunk_of.drain().collect();
-        order.sort_unstable();
-        for group in order.chunk_by(|a, b| a.0.0 == b.0.0) {
-            let Some(((fork, _), _)) = group.first() else { continue };
-            let Some(state) = self.forks.get_mut(*fork as usize) else { continue };
-            state.last = (NO_CHUNK, 0);
+        let mut far: Vec<((u32, u32), u32)> = self.chunk_of.drain().collect();
+        far.sort_unstable();
+        let mut far = far.as_slice();
+        for (fork, state) in (0u32..).zip(&mut self.forks) {
+            let split = far.partition_point(|((of, _), _)| *of <= fork);
+            let (own, rest) = far.split_at_checked(split).unwrap_or((far, &[]));
+            far = rest;
+            let near = (0u32..).zip(std::mem::take(&mut state.near));
+            let far_ones = own.iter().map(|((_, number), place)| (*number, *place));
             let chunks = &self.chunks;
-            let blocks = group.iter().flat_map(|((_, number), place)| {
-                let chunk = chunks.get(*place as usize).copied().unwrap_or_default();
+            let blocks = near.chain(far_ones).flat_map(|(number, place)| {
+                // There is no chunk for a place of `NO_CHUNK`.
+                let chunk = chunks.get(place as usize).copied().unwrap_or_default();
                 bits(number << CHUNK_BITS, chunk)
             });
             let sorted = RoaringBitmap::from_sorted_iter(blocks).unwrap_or_default();
+            state.last = (NO_CHUNK, 0);
             if state.blocks.is_empty() {
                 state.blocks = sorted;
             } else {

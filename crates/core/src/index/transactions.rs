@@ -221,6 +221,18 @@ impl Transactions {
         }
     }
 
+    /// Forgets a transaction that ended if nothing that is known of it is worth an event. False if something may be.
+    #[inline]
+    pub(super) fn end_if_dull(&mut self, xid: Xid, mass_change_rows: u64) -> bool {
+        let Some(place) = self.by_xid.get(&xid) else { return true };
+        let transaction = self.open.get(*place as usize);
+        if transaction.is_some_and(|transaction| transaction.is_worth_it(mass_change_rows)) {
+            return false;
+        }
+        self.forget(xid);
+        true
+    }
+
     /// A transaction ended: gives what is known of it to `then`, and forgets it.
     #[inline]
     pub(super) fn end<T>(&mut self, xid: Xid, then: impl FnOnce(&mut OpenTransaction) -> T) -> Option<T> {
@@ -323,6 +335,10 @@ impl OpenTransaction {
         let known = self.rows.iter().take(UNSORTED).position(|counts| counts.files == files);
         let place = match known {
             Some(place) => place,
+            None if self.rows.len() < UNSORTED => {
+                self.rows.push(RowCounts { files, deleted: 0, updated: 0 });
+                return self.rows.last_mut();
+            }
             None => self.more_counts(files)?,
         };
         self.rows.get_mut(place)
@@ -339,7 +355,7 @@ impl OpenTransaction {
                 None
             }
             Err(place) => {
-                let place = if self.rows.len() < UNSORTED { self.rows.len() } else { place + UNSORTED };
+                let place = place + UNSORTED;
                 self.rows.insert(place, RowCounts { files, deleted: 0, updated: 0 });
                 Some(place)
             }
