@@ -17,6 +17,8 @@ pub struct BackupTaken {
     pub start_lsn: Lsn,
     /// Recovery is consistent from here.
     pub stop_lsn: Lsn,
+    /// The transactions of the backup itself, which leave no row.
+    pub transactions: Vec<u64>,
     /// The unpacked data directory, with nothing in it of a recovery's settings.
     pub template: PathBuf,
 }

@@ -54,6 +54,7 @@ impl Dice {
     }
 
     /// Dice of their own for one part of the work.
+    #[must_use]
     pub fn split(&mut self) -> Self {
         Self::new(self.0.draw())
     }

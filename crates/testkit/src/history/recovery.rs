@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use walden_pg::{Lsn, PgMajor, PgTimestamp, Xid};
 
 use super::wal_files::TORN;
-use crate::postgres::{Error, PgServer, Result, ServerAccount};
+use crate::postgres::{Error, PgServer, Result, ServerAccount, wait_until};
 
 /// Pause between two looks at a recovering server.
 const POLL: Duration = Duration::from_millis(4);
@@ -142,8 +142,10 @@ impl Recovery<'_> {
             let log = server.log_since_start();
             if log.contains(PAUSED) || (log.contains(COMPLETE) && !ended) {
                 if !log.contains(PAUSED) {
-                    server.wait_ready()?;
-                    server.wait_until_promoted()?;
+                    // Without hot standby it says that it is ready, and refuses, until it is promoted.
+                    wait_until(DEADLINE, "promotion", || {
+                        Ok(server.in_recovery().is_ok_and(|recovering| !recovering).then_some(()))
+                    })?;
                 }
                 return look(&server, &server.log_since_start());
             }

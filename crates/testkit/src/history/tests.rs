@@ -59,7 +59,8 @@ impl Archive for Copies {
         }
         let stop_lsn = text(0).parse().unwrap();
         let id = template.file_name().unwrap().to_str().unwrap().to_owned();
-        Ok(BackupTaken { id, timeline: server.timeline()?, start_lsn, stop_lsn, template })
+        let transactions = Vec::new();
+        Ok(BackupTaken { id, timeline: server.timeline()?, start_lsn, stop_lsn, transactions, template })
     }
 
     fn unpack_wal(&self, into: &Path) -> Result<()> {

@@ -1,0 +1,1 @@
+//! Seeds whose histories have shown a difference once.
