@@ -44,6 +44,13 @@ fn of_order(plan: &RecoveryPlan) -> Option<String> {
     if count == 0 && exact {
         return None;
     }
+    if count == 0 {
+        return Some(
+            "commits with a time at or before the target may come after the stop in the WAL, and are left out then: not \
+             all of it was looked through for them"
+                .to_owned(),
+        );
+    }
     let at_least = if exact { "" } else { "at least " };
     let last = plan.left_out_by_order.last().map(|commit| {
         // What lies between them comes along, whatever its time.

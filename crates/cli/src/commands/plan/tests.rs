@@ -268,16 +268,18 @@ fn forms_for_others() {
     let now = moment(7200);
     let exclusive = RecoveryRequest { exclusive: true, ..request(RecoveryTarget::Time(moment(3118))) };
     let plan = archive.plan(&exclusive);
-    let mut said = manifests::postgres(&plan, "walden --repo 's3://it''s' wal get %f %p");
-    said += &format!("\n{}", manifests::cnpg(&plan, &repo, now));
-    said += &format!("\n{}", manifests::zalando(&plan, now).unwrap());
+    let mut said = vec![
+        manifests::postgres(&plan, "walden --repo 's3://it''s' wal get %f %p"),
+        manifests::cnpg(&plan, &repo, now),
+        manifests::zalando(&plan, now).unwrap(),
+    ];
     for target in [RecoveryTarget::Latest, RecoveryTarget::Xid(74_213)] {
         let plan = archive.plan(&request(target));
         let refused = manifests::zalando(&plan, now).unwrap_err();
-        said += &format!("\n{}\n{}\n", refused.message, refused.hint.unwrap());
+        said.extend([refused.message, refused.hint.unwrap()]);
         let manifest = manifests::cnpg(&plan, &repo, now);
         let (_, recovery) = manifest.split_once("recoveryTarget:").unwrap();
-        said += recovery.split("  externalClusters").next().unwrap();
+        said.push(recovery.split("  externalClusters").next().unwrap().to_owned());
     }
-    insta::assert_snapshot!(said);
+    insta::assert_snapshot!(said.join("\n"));
 }
