@@ -19,12 +19,16 @@ struct Live {
 
 impl Live {
     fn new() -> Self {
+        Self::of(PgMajor::new(17).unwrap())
+    }
+
+    fn of(major: PgMajor) -> Self {
         let account = ServerAccount::current().unwrap();
         let program = account.executable(Path::new(env!("CARGO_BIN_EXE_walden"))).unwrap();
         let directory = account.temp_dir().unwrap();
         let repository = format!("file://{}/repository", directory.path().display());
         let command = format!("{} --repo {repository} wal push %p", program.display());
-        let server = PgServer::builder(PgMajor::new(17).unwrap()).archive_command(command).start().unwrap();
+        let server = PgServer::builder(major).archive_command(command).start().unwrap();
         Self { server, account, program, directory }
     }
 
@@ -42,6 +46,39 @@ impl Live {
         let output = self.command(arguments).output().unwrap();
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+    }
+
+    /// Waits until everything written so far is archived, and a little more.
+    fn archive_all(&self) {
+        let value = |sql: &str| self.server.value::<String>(sql).unwrap();
+        let segment = value("SELECT pg_walfile_name(pg_switch_wal())");
+        self.server.session().unwrap().execute("CREATE TABLE IF NOT EXISTS later (id int)").unwrap();
+        let archived =
+            format!("SELECT coalesce(last_archived_wal >= '{segment}', false)::text FROM pg_stat_archiver");
+        while value(&archived) != "true" {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Restores to a target, starts the server, and says whether it stopped where the plan said.
+    fn stop_of(&self, name: &str, target: &[&str]) -> shapes::StopCheck {
+        let pgdata = self.directory.path().join(name).display().to_string();
+        let bin = self.server.install().bin().display().to_string();
+        let sockets = self.directory.path().display().to_string();
+        let start = ["--start", "--pg-bin", &bin, "--socket-directory", &sockets, "--port", "5999"];
+        let options = [&["restore", "--pgdata", &pgdata, "--start-timeout", "2m"], target, &start].concat();
+        let restored: Restore = shapes::read(&self.json(&options));
+        let started = restored.started.unwrap();
+        if let Some(pid) = started.pid {
+            let killed = Command::new("kill").args(["-QUIT", &pid.to_string()]).status().unwrap();
+            assert!(killed.success());
+            while Path::new(&pgdata).join("postmaster.pid").exists()
+                && Path::new(&format!("/proc/{pid}")).exists()
+            {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+        started.stop_check
     }
 
     fn json(&self, arguments: &[&str]) -> String {
@@ -163,13 +200,7 @@ fn a_restored_server_stops_where_the_plan_says_and_a_refusal_says_what_can_be_ha
         .unwrap();
     execute("DROP TABLE orders");
     execute("SELECT pg_create_restore_point('after the drop')");
-    live.server.value::<String>("SELECT pg_switch_wal()::text").unwrap();
-    execute("CREATE TABLE last (id int)");
-    live.server.value::<String>("SELECT pg_switch_wal()::text").unwrap();
-    let archived = "SELECT count(*) FROM pg_stat_archiver WHERE last_archived_wal >= pg_walfile_name(pg_current_wal_lsn() - 1)";
-    while live.server.value::<i64>(archived).unwrap() == 0 {
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    live.archive_all();
 
     let target = xid.to_string();
     let plan: Plan = shapes::read(&live.json(&["plan", "--target-xid", &target]));
@@ -182,33 +213,9 @@ fn a_restored_server_stops_where_the_plan_says_and_a_refusal_says_what_can_be_ha
         assert!(settings.lines().any(|written| written == line), "{settings}");
     }
 
-    let restored = live.directory.path().join("restored");
-    let bin = live.server.install().bin().display().to_string();
-    let sockets = live.directory.path().display().to_string();
-    let start = ["--start", "--pg-bin", &bin, "--socket-directory", &sockets, "--start-timeout", "2m"];
-    let options = [
-        &["restore", "--target-xid", &target, "--target-action", "shutdown"][..],
-        &["--pgdata", restored.to_str().unwrap()],
-        &start,
-    ];
-    let report: Restore = shapes::read(&live.json(&options.concat()));
-    let check = report.started.unwrap().stop_check;
+    let check = live.stop_of("restored", &["--target-xid", &target, "--target-action", "shutdown"]);
     assert_eq!(check.outcome, "as_planned", "{}", check.message);
-    assert_eq!(check.planned_lsn, plan.stop.replayed_to);
-
-    let again = live.directory.path().join("again");
-    let options = [
-        &["restore", "--target-name", "after the drop", "--target-action", "promote"][..],
-        &["--pgdata", again.to_str().unwrap(), "--port", "5999"],
-        &start,
-    ];
-    let report: Restore = shapes::read(&live.json(&options.concat()));
-    let started = report.started.unwrap();
-    let killed = Command::new("kill").args(["-INT", &started.pid.unwrap().to_string()]).status().unwrap();
-    assert!(killed.success());
-    assert_eq!((started.state.as_str(), started.stop_check.outcome.as_str()), ("promoted", "as_planned"));
-    assert_eq!(started.stop_check.replayed_to.as_ref(), Some(&started.stop_check.planned_lsn));
-
+    assert_eq!((check.planned_lsn, check.replayed_to), (plan.stop.replayed_to, None));
     let third = live.directory.path().join("third");
     let (code, stdout, stderr) =
         live.run(&["restore", "--target-xid", &target, "--pgdata", third.to_str().unwrap()]);
@@ -227,4 +234,36 @@ fn a_restored_server_stops_where_the_plan_says_and_a_refusal_says_what_can_be_ha
     // The moment given can be asked for.
     let after = refusal.nearest_after.unwrap();
     shapes::read::<Plan>(&live.json(&["plan", "--target-lsn", &after.lsn]));
+}
+
+#[test]
+fn servers_old_and_new_stop_where_the_plan_says() {
+    // The oldest, the first whose recovery has a file of its own, and the newest.
+    for major in [13, 15, 18] {
+        let live = Live::of(PgMajor::new(major).unwrap());
+        live.json(&["init"]);
+        live.json(&["backup", "create"]);
+        let execute = |sql: &str| live.server.session().unwrap().execute(sql).unwrap();
+        execute("CREATE TABLE orders (id int)");
+        let moment: String = live.server.value("SELECT clock_timestamp()::timestamptz(6)::text").unwrap();
+        let lsn: String = live.server.value("SELECT pg_current_wal_insert_lsn()::text").unwrap();
+        execute("DROP TABLE orders");
+        execute("SELECT pg_create_restore_point('after the drop')");
+        live.archive_all();
+        let checks = [
+            ("time", live.stop_of("time", &["--target-time", &moment])),
+            ("lsn", live.stop_of("lsn", &["--target-lsn", &lsn, "--target-action", "shutdown"])),
+            (
+                "name",
+                live.stop_of("name", &["--target-name", "after the drop", "--target-action", "promote"]),
+            ),
+            ("immediate", live.stop_of("immediate", &["--target-immediate"])),
+            ("end", live.stop_of("end", &[])),
+        ];
+        for (target, check) in checks {
+            assert_eq!(check.outcome, "as_planned", "{major} {target}: {}", check.message);
+            let asked = check.replayed_to.as_ref();
+            assert_eq!(asked.is_some(), target != "lsn", "{major} {target}: {}", check.message);
+        }
+    }
 }
