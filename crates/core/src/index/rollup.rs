@@ -148,7 +148,7 @@ impl LogSummary {
             match &entry.summary {
                 Some(own) => {
                     summary.facts.append(&own.facts);
-                    summary.incomplete |= !own.joined && may_lack_facts(before.filter(|_| follows));
+                    summary.incomplete |= !own.joined;
                 }
                 None => summary.incomplete = true,
             }
@@ -156,10 +156,4 @@ impl LogSummary {
         }
         summary
     }
-}
-
-/// Whether a segment that was not joined to the one before lacks facts.
-fn may_lack_facts(before: Option<&RollupEntry>) -> bool {
-    let before = before.and_then(|before| before.summary);
-    before.is_none_or(|before| before.straddler.is_some_and(|straddler| straddler.matters))
 }

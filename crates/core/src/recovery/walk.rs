@@ -164,12 +164,10 @@ impl<'a> Walk<'a> {
         while let Some(previous) = from.previous().filter(|previous| *previous >= self.first) {
             let Some(id) = self.id(previous).filter(|id| self.snapshot.has_segment(*id)) else { break };
             let straddler = match self.summary(id)? {
-                Some(summary) => match summary.straddler {
-                    Some(straddler) => straddler,
-                    None => break,
-                },
-                // Nothing is known of it: a record may reach through.
-                None => {
+                Some(SegmentSummary { straddler: Some(straddler), .. }) => *straddler,
+                Some(summary) if summary.joined || summary.wal_end > size.start_of(previous) => break,
+                // Nothing is known of it, or only that a record reaches in: it may reach through.
+                Some(_) | None => {
                     from = previous;
                     continue;
                 }
@@ -182,18 +180,12 @@ impl<'a> Walk<'a> {
         Ok(from)
     }
 
-    /// Whether a segment's facts may lack a record that reaches in from before.
-    fn is_blind(&self, id: SegmentId, summary: &SegmentSummary) -> Sought<bool> {
-        if summary.joined || id.number <= self.first {
-            return Ok(false);
-        }
-        let previous = id.number.previous().and_then(|previous| self.id(previous));
-        let Some(previous) = previous.filter(|previous| self.snapshot.has_segment(*previous)) else {
-            return Ok(false);
-        };
-        Ok(self
-            .summary(previous)?
-            .is_none_or(|summary| summary.straddler.is_some_and(|straddler| straddler.matters)))
+    /// Whether a record reaches into a segment from before that nobody has seen whole. The facts may lack it; and
+    /// whatever it is, it may be damaged.
+    fn is_blind(&self, id: SegmentId, summary: &SegmentSummary) -> bool {
+        let previous = id.number.previous().filter(|previous| *previous >= self.first);
+        let previous = previous.and_then(|previous| self.id(previous));
+        !summary.joined && previous.is_some_and(|previous| self.snapshot.has_segment(previous))
     }
 
     /// Looks for the first record, by position, that `look` finds; only where `may` says that the facts allow it.
@@ -242,7 +234,7 @@ impl<'a> Walk<'a> {
                 Some(summary) => {
                     may(&summary.facts, number)
                         || summary.facts.flags.any(walls)
-                        || self.is_blind(id, summary)?
+                        || self.is_blind(id, summary)
                 }
             };
             if open {
@@ -339,7 +331,7 @@ impl<'a> Walk<'a> {
         let Some(id) = self.id(number).filter(|id| self.snapshot.has_segment(*id)) else { return Ok(None) };
         let Some(summary) = self.summary(id)? else { return Ok(None) };
         let some = summary.wal_end > self.snapshot.incarnation.segment_size.start_of(number);
-        Ok((some && !self.is_blind(id, summary)?).then_some(summary.wal_end))
+        Ok((some && !self.is_blind(id, summary)).then_some(summary.wal_end))
     }
 
     /// The end of the last record that recovery reads before a wall, and the segment it ends in.
@@ -390,7 +382,7 @@ impl<'a> Walk<'a> {
                 return Ok(None);
             };
             let mark = match self.summary(id)? {
-                Some(summary) if !self.is_blind(id, summary)? => summary.facts.last_commit,
+                Some(summary) if !self.is_blind(id, summary) => summary.facts.last_commit,
                 _ => self
                     .detail(number)?
                     .ends
@@ -430,7 +422,7 @@ impl<'a> Walk<'a> {
             }
             let Some(id) = self.id(number).filter(|id| self.snapshot.has_segment(*id)) else { return Ok(()) };
             let summary = match self.summary(id)? {
-                Some(summary) if !summary.facts.flags.any(walls) && !self.is_blind(id, summary)? => {
+                Some(summary) if !summary.facts.flags.any(walls) && !self.is_blind(id, summary) => {
                     Some(summary)
                 }
                 _ => None,

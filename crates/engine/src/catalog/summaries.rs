@@ -205,11 +205,6 @@ impl<'a> SummaryReader<'a> {
         for id in unjoined {
             let histories = &self.snapshot.histories;
             let Some(previous) = predecessor(histories, self.size, id) else { continue };
-            if let Some(summary) = self.summary_of(directory, known, previous)
-                && summary.straddler.is_none_or(|straddler| !straddler.matters)
-            {
-                continue;
-            }
             let Some(before) = self.index_of(directory, known, previous).await? else { continue };
             let Some(mut next) = self.index_of(directory, known, id).await? else { continue };
             if resolve_border(&before, &mut next)
@@ -219,16 +214,6 @@ impl<'a> SummaryReader<'a> {
             }
         }
         Ok(())
-    }
-
-    /// The summary of a segment of this directory, or of one that the snapshot knows.
-    fn summary_of(&self, directory: &Directory, known: &Known, id: SegmentId) -> Option<SegmentSummary> {
-        if id.timeline == directory.timeline
-            && let Some(entry) = known.entries.get(&id.number)
-        {
-            return entry.summary;
-        }
-        self.snapshot.summaries.get(&id).copied()
     }
 
     /// The whole index of a segment; `None` when the segment is not in the archive.
