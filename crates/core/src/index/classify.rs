@@ -109,17 +109,24 @@ impl<'a> Evidence<'a> {
             let relations = end.dropped.iter().filter(DroppedObject::is_relation);
             relations.filter_map(|object| u32::try_from(object.object).ok().map(Oid::new)).collect()
         } else {
+            // The transient relation of a rewrite is deleted, too.
+            let deleted_rows = deleted_rows.saturating_sub(transaction.rewritten.len());
             dropped_by_invalidations(end, &locked, &made, deleted_rows)
         };
         let (in_vain, dropped): (Vec<Oid>, Vec<Oid>) =
             dropped.into_iter().partition(|oid| made.contains(oid));
-        // Before 15, a relation that was only made looks the same. Rows deleted from pg_class tell.
-        let has_transient = tells_dropped || deleted_rows > dropped.len();
-        let in_vain: FxHashSet<u32> = in_vain.into_iter().filter(|_| has_transient).map(Oid::get).collect();
-        let transient = created.iter().map(|created| created.files.relation);
+        let mut transient: FxHashSet<RelFileNumber> =
+            transaction.rewritten.iter().map(|(_, files)| *files).collect();
+        if tells_dropped {
+            // Made and dropped, but its files stay: they became another relation's.
+            let in_vain: FxHashSet<u32> = in_vain.into_iter().map(Oid::get).collect();
+            let stay = created.iter().map(|created| created.files.relation);
+            transient.extend(stay.filter(|number| in_vain.contains(&number.get())));
+        }
+        let owner = transaction.moved.iter().chain(&transaction.rewritten);
         Self {
-            transient: transient.filter(|number| in_vain.contains(&number.get())).collect(),
-            owner: transaction.moved.iter().map(|(relation, files)| (*files, *relation)).collect(),
+            transient,
+            owner: owner.map(|(relation, files)| (*files, *relation)).collect(),
             transaction,
             deleted,
             created,

@@ -182,6 +182,10 @@ impl Collector {
             let Some(relation) = row.oid else { continue };
             if row.replaces.is_none() {
                 self.transactions.made(xid, relation);
+                if let (Some(table), Some(number)) = (rewritten_table(row), row.file_number) {
+                    self.transactions.rewritten(xid, table, number);
+                    continue;
+                }
             } else if let Some(number) = row.file_number.filter(|number| number.get() != 0) {
                 self.transactions.moved(xid, relation, number);
             }
@@ -449,6 +453,13 @@ fn name_of(xid: Xid, database: Oid, row: &ClassRow) -> Option<RelationName> {
         kind: char::from(row.kind?),
         xid,
     })
+}
+
+/// The table that a transient relation is made for, as its name tells (`make_new_heap` in
+/// `src/backend/commands/cluster.c`).
+fn rewritten_table(row: &ClassRow) -> Option<Oid> {
+    let digits = row.name.as_deref()?.strip_prefix(b"pg_temp_")?;
+    std::str::from_utf8(digits).ok()?.parse().ok().map(Oid::new)
 }
 
 /// So many rows of `pg_class` are remembered.

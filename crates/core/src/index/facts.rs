@@ -257,6 +257,7 @@ pub struct SegmentSummary {
     /// Whether a record that began in the segment before was joined, so that the facts tell of it too. True also
     /// when no record reaches in.
     pub joined: bool,
-    /// The record that goes on in the next segment.
+    /// The record that goes on in the next segment. Also `None` when the whole segment lies within a record whose
+    /// beginning was not seen: then the segment is not joined, and no record ends in it.
     pub straddler: Option<Straddler>,
 }

@@ -18,6 +18,9 @@ mod segment_index;
 mod touched;
 mod transactions;
 
+#[cfg(test)]
+mod tests;
+
 pub use blocks::{ForkBlocks, RelationFork, TouchedBlocks};
 pub use border::resolve_border;
 pub use error::IndexError;

@@ -111,6 +111,8 @@ pub struct OpenTransaction {
     pub made: Vec<Oid>,
     /// The files that it gave to relations, from rows of `pg_class`: the relation and the new files' number.
     pub moved: Vec<(Oid, RelFileNumber)>,
+    /// Relations that it wrote anew, with the number of their new files, from rows of `pg_class`.
+    pub rewritten: Vec<(Oid, RelFileNumber)>,
     /// What it called relations, from rows of `pg_class`.
     pub names: Vec<RelationName>,
     /// Rows of `pg_class` inserted, updated, deleted.

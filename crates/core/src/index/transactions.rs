@@ -201,6 +201,13 @@ impl Transactions {
         }
     }
 
+    /// It made a transient relation, whose files are to be another one's.
+    pub(super) fn rewritten(&mut self, xid: Xid, relation: Oid, files: RelFileNumber) {
+        if let Some(transaction) = self.at(xid) {
+            push(&mut transaction.rewritten, (relation, files), ENTRIES_MAX, &mut transaction.left_out);
+        }
+    }
+
     /// It called a relation something.
     pub(super) fn named(&mut self, name: RelationName) {
         let Some(transaction) = self.at(name.xid) else { return };
@@ -295,8 +302,10 @@ fn weight(transaction: &OpenTransaction) -> (bool, u64) {
 
 /// Cuts what goes over to the next segment to its bounds.
 fn shorten(transaction: &mut OpenTransaction) {
-    let OpenTransaction { rows, locked, truncated, created, made, moved, left_out, .. } = transaction;
-    let longest = [rows.len(), locked.len(), truncated.len(), created.len(), made.len(), moved.len()];
+    let OpenTransaction { rows, locked, truncated, created, made, moved, rewritten, left_out, .. } =
+        transaction;
+    let longest =
+        [rows.len(), locked.len(), truncated.len(), created.len(), made.len(), moved.len(), rewritten.len()];
     *left_out |= longest.iter().any(|length| *length > ENTRIES_CARRIED_MAX);
     // The largest counts are kept; the place of the others is sorted again.
     if rows.len() > ENTRIES_CARRIED_MAX {
@@ -311,6 +320,7 @@ fn shorten(transaction: &mut OpenTransaction) {
     created.truncate(ENTRIES_CARRIED_MAX);
     made.truncate(ENTRIES_CARRIED_MAX);
     moved.truncate(ENTRIES_CARRIED_MAX);
+    rewritten.truncate(ENTRIES_CARRIED_MAX);
 }
 
 /// Makes it a new one, with memory that can be used again.
@@ -372,6 +382,7 @@ impl OpenTransaction {
                 && self.created.is_empty()
                 && self.made.is_empty()
                 && self.moved.is_empty()
+                && self.rewritten.is_empty()
                 && self.names.is_empty())
     }
 
@@ -397,6 +408,7 @@ impl OpenTransaction {
         self.created.append(&mut other.created);
         self.made.append(&mut other.made);
         self.moved.append(&mut other.moved);
+        self.rewritten.append(&mut other.rewritten);
         self.names.append(&mut other.names);
         for (own, others) in self.class_rows.iter_mut().zip(other.class_rows) {
             *own = own.saturating_add(others);
