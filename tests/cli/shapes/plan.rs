@@ -48,6 +48,7 @@ pub(crate) struct Stop {
     pub(crate) kind: String,
     pub(crate) last_kept: Option<Commit>,
     pub(crate) first_left_out: Option<Commit>,
+    pub(crate) commits_left_out: u64,
 }
 
 #[derive(Debug, Deserialize)]

@@ -155,6 +155,8 @@ pub struct Stop {
     pub last_kept: Option<Commit>,
     /// The first commit that will not be there; `None` when the WAL holds none.
     pub first_left_out: Option<Commit>,
+    /// How many commits will not be there, of those that are archived on the way behind the stop.
+    pub commits_left_out: u64,
 }
 
 /// How long a recovery will take, and how that was reckoned.

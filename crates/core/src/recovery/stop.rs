@@ -43,13 +43,15 @@ pub(super) fn find_stop(
             let replayed_to =
                 if hit.before { walk.end_before(hit.number, hit.span.start)? } else { hit.span.end };
             let below = if hit.before { hit.span.start } else { Lsn::new(hit.span.start.get() + 1) };
+            let (first_left_out, commits_left_out) = commits_from(walk, hit.number, below)?;
             let stop = Stop {
                 lsn: hit.span.start,
                 replayed_to,
                 timeline: walk.timeline(hit.number).unwrap_or(backup.timeline),
                 kind: target.kind(hit.before),
                 last_kept: walk.last_commit(hit.number, below)?.map(commit),
-                first_left_out: first_from(walk, hit.number, below)?.map(commit),
+                first_left_out: first_left_out.map(commit),
+                commits_left_out,
             };
             Ok(Ok(StopFound { stop, last_segment: hit.number }))
         }
@@ -62,6 +64,7 @@ pub(super) fn find_stop(
                 kind: StopKind::EndOfWal,
                 last_kept: walk.last_commit(number, limit)?.map(commit),
                 first_left_out: None,
+                commits_left_out: 0,
             };
             Ok(Ok(StopFound { stop, last_segment: number }))
         }
@@ -159,30 +162,31 @@ impl<'a> Target<'a> {
     }
 }
 
-/// The first commit at or after a position in a segment, or in those behind it.
-fn first_from(walk: &Walk<'_>, number: SegmentNumber, from: Lsn) -> Sought<Option<CommitMark>> {
-    let first = |detail: &SegmentDetail, from: Lsn| {
-        let below = walk.readable_below(detail);
-        let within = |lsn: Lsn| lsn >= from && lsn < below;
-        detail.ends.iter().find(|end| end.commit && within(end.span.start)).map(TransactionEndMark::mark)
+/// The first commit at or after a position in a segment and behind it, and how many there are.
+fn commits_from(walk: &Walk<'_>, number: SegmentNumber, from: Lsn) -> Sought<(Option<CommitMark>, u64)> {
+    let (mut first, mut count) = (None, 0);
+    let mut add = |next: Option<CommitMark>, commits: u64| {
+        first = first.or(next);
+        count += commits;
+    };
+    let add_detail = |add: &mut dyn FnMut(Option<CommitMark>, u64), detail: &SegmentDetail, from: Lsn| {
+        let within = from..walk.readable_below(detail);
+        let ends = detail.ends.iter().filter(|end| end.commit && within.contains(&end.span.start));
+        ends.for_each(|end| add(Some(end.mark()), 1));
     };
     let here = walk.detail(number)?;
-    if let Some(mark) = first(here, from) {
-        return Ok(Some(mark));
+    add_detail(&mut add, here, from);
+    if !walk.is_wall(here) {
+        walk.onward(number, &mut |piece| {
+            match piece {
+                Onward::Log(facts) => add(facts.first_commit, facts.commits),
+                Onward::Segment(_, Some(summary)) => add(summary.facts.first_commit, summary.facts.commits),
+                Onward::Segment(number, None) => add_detail(&mut add, walk.detail(number)?, Lsn::INVALID),
+            }
+            Ok(Visit::Pass)
+        })?;
     }
-    if walk.is_wall(here) {
-        return Ok(None);
-    }
-    let mut found = None;
-    walk.onward(number, &mut |piece| {
-        found = match piece {
-            Onward::Log(facts) => facts.first_commit,
-            Onward::Segment(_, Some(summary)) => summary.facts.first_commit,
-            Onward::Segment(number, None) => first(walk.detail(number)?, Lsn::INVALID),
-        };
-        Ok(if found.is_some() { Visit::Stop } else { Visit::Pass })
-    })?;
-    Ok(found)
+    Ok((first, count))
 }
 
 /// Commits that recovery by time leaves out although their time is not past the target.

@@ -49,7 +49,11 @@ pub(crate) fn render_answer(text: &mut Text, plan: &RecoveryPlan) {
     text.line(have);
     text.line(match stop.first_left_out {
         Some(commit) => format!(
-            "Left out is everything from transaction {} on, committed {}.",
+            "Left out {} after it; the first is transaction {}, committed {}.",
+            match stop.commits_left_out {
+                1 => "is 1 commit".to_owned(),
+                commits => format!("are {commits} commits"),
+            },
             commit.xid,
             text.exact_moment(commit.time)
         ),

@@ -385,7 +385,7 @@ impl World {
             if ended && request.target == RecoveryTarget::Latest {
                 let replayed_to = readable.last().map_or(redo, |rec| rec.end);
                 let kept = readable.iter().rev().find_map(|rec| commit_of(rec));
-                return Recovered::stopped(replayed_to, replayed_to, kept, None, Vec::new());
+                return Recovered::stopped(replayed_to, replayed_to, kept, &[], Vec::new());
             }
             return Recovered::NotReached { end_of_archive: ended };
         };
@@ -402,33 +402,31 @@ impl World {
             _ => Vec::new(),
         };
         let last = kept.iter().rev().find_map(|rec| commit_of(rec));
-        let first = rest.iter().find_map(|rec| commit_of(rec));
-        Recovered::stopped(readable[place].start, replayed_to, last, first, late)
+        let rest: Vec<u32> = rest.iter().filter_map(|rec| commit_of(rec)).map(|(xid, _)| xid).collect();
+        Recovered::stopped(readable[place].start, replayed_to, last, &rest, late)
     }
 }
 
 /// What recovery comes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Recovered {
-    Stopped { lsn: u64, replayed_to: u64, last: Option<u32>, first: Option<u32>, late: Vec<u32> },
-    NotReached { end_of_archive: bool },
+    Stopped {
+        lsn: u64,
+        replayed_to: u64,
+        last: Option<u32>,
+        first: Option<u32>,
+        left_out: u64,
+        late: Vec<u32>,
+    },
+    NotReached {
+        end_of_archive: bool,
+    },
 }
 
 impl Recovered {
-    fn stopped(
-        lsn: u64,
-        replayed_to: u64,
-        last: Option<(u32, i64)>,
-        first: Option<(u32, i64)>,
-        late: Vec<u32>,
-    ) -> Self {
-        Self::Stopped {
-            lsn,
-            replayed_to,
-            last: last.map(|last| last.0),
-            first: first.map(|first| first.0),
-            late,
-        }
+    fn stopped(lsn: u64, replayed_to: u64, last: Option<(u32, i64)>, rest: &[u32], late: Vec<u32>) -> Self {
+        let (first, left_out) = (rest.first().copied(), rest.len() as u64);
+        Self::Stopped { lsn, replayed_to, last: last.map(|last| last.0), first, left_out, late }
     }
 
     pub(super) fn of_plan(plan: &RecoveryPlan) -> Self {
@@ -437,6 +435,7 @@ impl Recovered {
             replayed_to: plan.stop.replayed_to.get(),
             last: plan.stop.last_kept.map(|commit| commit.xid.get()),
             first: plan.stop.first_left_out.map(|commit| commit.xid.get()),
+            left_out: plan.stop.commits_left_out,
             late: plan.left_out_by_order.iter().map(|commit| commit.xid.get()).collect(),
         }
     }
