@@ -60,7 +60,7 @@ fn segments_in(directory: &Path) -> Vec<(SegmentName, PathBuf)> {
         .filter_map(|entry| {
             let path = entry.expect("a directory entry").path();
             let name = path.file_name()?.to_str()?.parse().ok()?;
-            let index = seal(name, &path, Some(None)).1?;
+            let index = seal(name, &path, Indexing::After(None)).1?;
             (index.summary.facts.commits > 10 && index.damage_count == 0).then_some((name, path))
         })
         .collect();
@@ -70,18 +70,26 @@ fn segments_in(directory: &Path) -> Vec<(SegmentName, PathBuf)> {
     segments.split_off(segments.len().saturating_sub(SEGMENTS))
 }
 
-/// Seals a file as a push does; with `Some`, indexes it on the way, joined to the segment before.
-fn seal(
-    name: SegmentName,
-    path: &Path,
-    previous: Option<Option<&SegmentIndex>>,
-) -> (SealedObject, Option<SegmentIndex>) {
+/// Whether a segment is indexed on the way.
+#[derive(Clone, Copy)]
+enum Indexing<'a> {
+    Off,
+    /// Joined to the segment before, where that is known.
+    After(Option<&'a SegmentIndex>),
+}
+
+/// Seals a file as a push does.
+fn seal(name: SegmentName, path: &Path, indexing: Indexing<'_>) -> (SealedObject, Option<SegmentIndex>) {
     let mut file = File::open(path).expect("the segment");
     let bytes = file.metadata().expect("its size").len();
     let mut sealer = Sealer::new(CompressionLevel::DEFAULT, IdentityHash::Plain).expect("a sealer");
     let options = IndexerOptions::new(WalSegmentSize::DEFAULT);
-    let mut indexer =
-        previous.map(|previous| SegmentIndexer::new(options, name, previous).expect("a name of this size"));
+    let mut indexer = match indexing {
+        Indexing::Off => None,
+        Indexing::After(before) => {
+            Some(SegmentIndexer::new(options, name, before).expect("a name of this size"))
+        }
+    };
     sealer.begin_frame(bytes).expect("a frame");
     let mut buffer = vec![0; READ_BYTES];
     loop {
@@ -97,7 +105,7 @@ fn seal(
     }
     sealer.end_frame().expect("the whole frame");
     let mut index = indexer.map(SegmentIndexer::finish);
-    if let (Some(index), Some(Some(previous))) = (&mut index, previous) {
+    if let (Some(index), Indexing::After(Some(previous))) = (&mut index, indexing) {
         index.siblings = siblings(previous);
     }
     let fields = HeaderFields {
@@ -126,13 +134,13 @@ fn siblings(previous: &SegmentIndex) -> Vec<RollupEntry> {
 }
 
 fn seal_all(wal: &Wal) -> u64 {
-    wal.segments.iter().map(|(name, path)| seal(*name, path, None).0.object_bytes()).sum()
+    wal.segments.iter().map(|(name, path)| seal(*name, path, Indexing::Off).0.object_bytes()).sum()
 }
 
 fn index_all(wal: &Wal) -> u64 {
     let (mut total, mut previous) = (0, None);
     for (name, path) in &wal.segments {
-        let (object, index) = seal(*name, path, Some(previous.as_ref()));
+        let (object, index) = seal(*name, path, Indexing::After(previous.as_ref()));
         total += object.object_bytes();
         previous = index;
     }

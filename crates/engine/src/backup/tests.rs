@@ -356,14 +356,14 @@ async fn every_record_is_repeated_in_one_object() {
         let copies = read_backup_rollup(ctx, &layout, &ctx.budget()).await.unwrap();
         copies.into_iter().map(|copy| copy.record).collect::<Vec<_>>()
     };
-    assert_eq!(read(&bench.ctx).await, [first.clone()]);
+    assert_eq!(read(&bench.ctx).await, std::slice::from_ref(&first));
     // Lost or damaged, it is made again; a record that only it holds is no backup.
     std::fs::write(bench.archive().join("backup/rollup"), b"rubbish").unwrap();
     assert_eq!(read(&bench.ctx).await, []);
     let marker = crate::server::read_incarnation(&bench.ctx, incarnation()).await.unwrap().unwrap();
     let before = bench.ctx.store.counters();
     let overview = crate::load_overview(&bench.ctx, &marker).await.unwrap();
-    assert_eq!(overview.backups, [first.clone()]);
+    assert_eq!(overview.backups, std::slice::from_ref(&first));
     assert_eq!(overview.strays, []);
     assert_eq!(bench.ctx.store.counters().since(&before).get.requests, 2, "the rollup and the record");
     refresh_backup_rollup(&bench.ctx, &layout, None, false).await.unwrap();
