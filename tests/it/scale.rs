@@ -181,7 +181,7 @@ fn a_million_segments_are_planned_over_in_few_requests() {
     assert_eq!(plan["stop"]["last_kept"]["xid"], stop[0].xid.get());
     assert_eq!(plan["stop"]["first_left_out"]["xid"], stop[1].xid.get());
     assert_eq!(plan["stop"]["lsn"], stop[1].lsn.to_string());
-    let before = (0..BACKUPS).map(backup).filter(|backup| backup.finished_at <= middle).last().unwrap();
+    let before = (0..BACKUPS).map(backup).rfind(|backup| backup.finished_at <= middle).unwrap();
     assert_eq!(plan["backup"]["id"], before.id.as_str());
     let first = segment_size().segment_of(before.start_lsn).get();
     assert_eq!(plan["segments"]["count"], STOP - first + 1);

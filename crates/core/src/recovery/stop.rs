@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use walden_pg::{Lsn, PgTimestamp, SegmentNumber, Xid};
 
 use super::answer::{Commit, Moment, Stop, StopKind};
-use super::detail::{RecordSpan, SegmentDetail, TransactionEndMark};
+use super::detail::{RecordSpan, SegmentDetail};
 use super::request::{RecoveryRequest, RecoveryTarget};
 use super::walk::{Found, Onward, Sought, Visit, Walk, Wall};
 use crate::index::{CommitMark, WalFacts, WalFlags};
