@@ -35,6 +35,7 @@ pub fn resolve_border(previous: &SegmentIndex, next: &mut SegmentIndex) -> bool 
     next.summary.joined = true;
     collector.events.append(&mut next.events);
     next.events = collector.events;
+    next.events.sort_by_key(|event| event.lsn);
     next.blocks.add(collector.touched.finish());
     next.head = Vec::new();
     next.head_bytes = 0;

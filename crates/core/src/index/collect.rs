@@ -234,8 +234,9 @@ impl Collector {
                 drop.tablespaces
                     .iter()
                     .for_each(|tablespace| self.touched.database(tablespace, drop.database));
-                self.facts.flags.add(WalFlags::DATABASE_DROP);
-                self.event(record, EventKind::DatabaseDropped(drop.database));
+                // One that is only moved to another tablespace is removed there without a transaction.
+                let place = (record.lsn, record.end);
+                self.transactions.database_dropped(record.header.xid, drop.database, place);
             }
             Payload::RelationMap(map) => self.relation_map(map),
             Payload::HeapTruncate(truncate) => {
@@ -332,6 +333,11 @@ impl Collector {
             self.transactions.end(xid, |other| transaction.absorb(other));
         }
         self.names(record, end, std::mem::take(&mut transaction.names));
+        for (database, lsn, end_lsn) in std::mem::take(&mut transaction.databases) {
+            self.facts.flags.add(WalFlags::DATABASE_DROP);
+            let kind = EventKind::DatabaseDropped { database, xid: end.xid, time: end.time };
+            self.add_event(lsn, end_lsn, kind);
+        }
         let (changes, left_out) = changes(record.major, transaction, end, threshold);
         if changes.is_empty() {
             return;

@@ -61,11 +61,19 @@ pub enum EventKind {
     BackupEnd(Lsn),
     /// A crash had cut off the record that began there.
     OverwrittenRecord(Lsn),
-    /// A database's files were removed.
-    DatabaseDropped(Oid),
+    /// A database was dropped. The event is at the record that removes its files, which replay does before it comes to
+    /// the commit.
+    DatabaseDropped {
+        /// The database.
+        database: Oid,
+        /// The transaction.
+        xid: Xid,
+        /// Its commit time.
+        time: PgTimestamp,
+    },
     /// A committed transaction did something notable.
     Transaction(NotableTransaction),
-    /// A row of `pg_class` was written: what a relation is called from then on, if the transaction commits.
+    /// What a relation is called from this commit on, which wrote its row of `pg_class`.
     RelationNamed(RelationName),
 }
 
@@ -134,6 +142,6 @@ pub struct RelationName {
     pub tablespace: Oid,
     /// `relkind`, such as `r`.
     pub kind: char,
-    /// The transaction that wrote the row; a subtransaction's own id.
+    /// The transaction.
     pub xid: Xid,
 }

@@ -98,6 +98,8 @@ impl SegmentIndexer {
         if !outcome.overwritten.is_empty() {
             flags.add(WalFlags::OVERWRITTEN_RECORD);
         }
+        // The drop of a database is only known to be one at its commit.
+        collector.events.sort_by_key(|event| event.lsn);
         let (damage, damage_count) = damage_of(&outcome);
         let carry = self.carry(&outcome);
         let straddler = self.straddler(&outcome);

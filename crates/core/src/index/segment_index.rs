@@ -113,6 +113,8 @@ pub struct OpenTransaction {
     pub moved: Vec<(Oid, RelFileNumber)>,
     /// Relations that it wrote anew, with the number of their new files, from rows of `pg_class`.
     pub rewritten: Vec<(Oid, RelFileNumber)>,
+    /// Databases whose files it removed, with the record that says so: its position and the one after it.
+    pub databases: Vec<(Oid, Lsn, Lsn)>,
     /// What it called relations, from rows of `pg_class`.
     pub names: Vec<RelationName>,
     /// Rows of `pg_class` inserted, updated, deleted.

@@ -126,7 +126,11 @@ fn kind() -> impl Strategy<Value = EventKind> {
         any::<bool>().prop_map(EventKind::FullPageWrites),
         any::<u64>().prop_map(|lsn| EventKind::BackupEnd(Lsn::new(lsn))),
         any::<u64>().prop_map(|lsn| EventKind::OverwrittenRecord(Lsn::new(lsn))),
-        oid().prop_map(EventKind::DatabaseDropped),
+        (oid(), any::<u32>(), time()).prop_map(|(database, xid, time)| EventKind::DatabaseDropped {
+            database,
+            xid: Xid::new(xid),
+            time
+        }),
         (any::<u32>(), time(), proptest::option::of(oid()), vec(change(), 0..4), any::<bool>()).prop_map(
             |(xid, time, database, changes, began_earlier)| {
                 EventKind::Transaction(NotableTransaction {
@@ -208,6 +212,7 @@ fn open() -> impl Strategy<Value = OpenTransaction> {
                 made: oids,
                 moved: pairs.clone(),
                 rewritten: pairs,
+                databases: vec![(Oid::new(1), Lsn::new(2), Lsn::new(3))],
                 class_rows: [1, 2, 3],
                 ..OpenTransaction::default()
             }

@@ -16,6 +16,8 @@ const ENTRIES_MAX: usize = 16 << 10;
 const ENTRIES_CARRIED_MAX: usize = 2048;
 /// So many names are kept of one transaction.
 const NAMES_MAX: usize = 1024;
+/// A transaction drops one database.
+const DATABASES_MAX: usize = 16;
 /// Of a transaction that ended, no more memory than this is used again.
 const KEPT_CAPACITY: usize = 64;
 
@@ -208,6 +210,14 @@ impl Transactions {
         }
     }
 
+    /// It removed a database's files.
+    pub(super) fn database_dropped(&mut self, xid: Xid, database: Oid, record: (Lsn, Lsn)) {
+        if let Some(transaction) = self.at(xid) {
+            let entry = (database, record.0, record.1);
+            push(&mut transaction.databases, entry, DATABASES_MAX, &mut transaction.left_out);
+        }
+    }
+
     /// It called a relation something.
     pub(super) fn named(&mut self, name: RelationName) {
         let Some(transaction) = self.at(name.xid) else { return };
@@ -383,6 +393,7 @@ impl OpenTransaction {
                 && self.made.is_empty()
                 && self.moved.is_empty()
                 && self.rewritten.is_empty()
+                && self.databases.is_empty()
                 && self.names.is_empty())
     }
 
@@ -392,6 +403,7 @@ impl OpenTransaction {
         self.class_rows[2] > 0
             || !self.truncated.is_empty()
             || !self.names.is_empty()
+            || !self.databases.is_empty()
             || self.rows.iter().any(|rows| rows.deleted.max(rows.updated) >= mass_change_rows)
     }
 
@@ -410,6 +422,7 @@ impl OpenTransaction {
         self.moved.append(&mut other.moved);
         self.rewritten.append(&mut other.rewritten);
         self.names.append(&mut other.names);
+        self.databases.append(&mut other.databases);
         for (own, others) in self.class_rows.iter_mut().zip(other.class_rows) {
             *own = own.saturating_add(others);
         }

@@ -182,7 +182,10 @@ fn check(major: PgMajor, wal_level: &str) -> Result<()> {
     let is_point =
         |event: &&&Event| matches!(&event.kind, EventKind::RestorePoint { name, .. } if name == "the point");
     assert_eq!(events.iter().filter(is_point).count(), 1);
-    assert_eq!(events.iter().filter(|event| matches!(event.kind, EventKind::DatabaseDropped(_))).count(), 1);
+    assert_eq!(
+        events.iter().filter(|event| matches!(event.kind, EventKind::DatabaseDropped { .. })).count(),
+        1
+    );
     let flags = indexes.iter().fold(WalFlags::NONE, |all, index| all.with(index.summary.facts.flags));
     for flag in [
         WalFlags::RESTORE_POINT,
