@@ -2,7 +2,7 @@
 //! is in it. Directories whose facts rule them out are passed over whole; only where an answer hangs on a record
 //! are the records asked for.
 
-use walden_pg::{Lsn, ParameterMaxima, PgMajor, SegmentId, SegmentName, SegmentNumber, TimelineId, WalLevel};
+use walden_pg::{Lsn, ParameterMaxima, SegmentId, SegmentName, SegmentNumber, TimelineId, WalLevel};
 
 use super::answer::Need;
 use super::detail::{RecordSpan, SegmentDetail, SegmentEnd, TransactionEndMark};
@@ -75,10 +75,6 @@ impl<'a> Walk<'a> {
         let forks = path.steps().iter().filter(|step| step.start_lsn > Lsn::INVALID);
         let forks = forks.map(|step| size.segment_of(step.start_lsn));
         Self { snapshot, path, start, first, last: on_step.chain(forks).max() }
-    }
-
-    fn major(&self) -> PgMajor {
-        self.snapshot.incarnation.major
     }
 
     fn id(&self, number: SegmentNumber) -> Option<SegmentId> {
@@ -269,13 +265,14 @@ impl<'a> Walk<'a> {
         self.wall_in(detail).is_some()
     }
 
-    /// Where recovery can't go on inside a segment.
+    /// Where recovery can't go on inside a segment. `wal_level = minimal` ends it from 14 on; 13 goes on with a
+    /// warning, but with `hot_standby = on`, as it is unless switched off, ends as well (`CheckRequiredParameterValues`
+    /// in `src/backend/access/transam/xlog.c`). What it would go on without is missing after recovery.
     fn wall_in(&self, detail: &SegmentDetail) -> Option<(Lsn, Wall)> {
         let minimal = detail.parameters.iter().find(|change| {
             change.maxima.is_some()
                 && change.wal_level == WalLevel::Minimal
                 && change.span.start >= self.start
-                && self.major() >= PgMajor::V14
         });
         let minimal = minimal.map(|change| (change.span.start, Wall::Minimal(change.span.start)));
         match (minimal, self.damage_in(detail)) {

@@ -1,6 +1,6 @@
 //! What a person should know of a plan that is good.
 
-use walden_pg::{Lsn, PgMajor};
+use walden_pg::Lsn;
 
 use super::answer::{BackupRejection, RecoveryPlan, RejectedBackup};
 use super::path::TimelinePath;
@@ -138,12 +138,6 @@ fn of_flags(snapshot: &CatalogSnapshot, plan: &RecoveryPlan, backup: &BackupReco
     if flags.any(WalFlags::FULL_PAGE_WRITES_OFF) && backup.source == BackupSource::Standby {
         warnings.push(
             "full_page_writes was off after the backup, which was taken from a standby: its pages may be torn"
-                .to_owned(),
-        );
-    }
-    if flags.any(WalFlags::WAL_LEVEL_MINIMAL) && snapshot.incarnation.major < PgMajor::V14 {
-        warnings.push(
-            "wal_level was minimal on the way: what was loaded without WAL then is missing after recovery"
                 .to_owned(),
         );
     }

@@ -170,20 +170,16 @@ fn damage_on_the_way_is_refused_and_before_the_way_is_not() {
 }
 
 #[test]
-fn minimal_wal_is_a_wall_from_14_on_and_a_warning_before() {
+fn minimal_wal_is_a_wall_on_every_major() {
     let mut world = World::new();
     world.backup(1, 100);
     world.commit(1, 700, 110);
     world.add(1, 64, What::Parameters { connections: 100, level: WalLevel::Minimal });
     world.commit(1, 701, 120);
-    assert_eq!(refused(&world, RecoveryTarget::Latest), RefusalReason::WalLevelMinimal);
-    world.major = PgMajor::V13;
-    let plan = plan(&world, RecoveryTarget::Latest).unwrap();
-    assert!(
-        plan.warnings.iter().any(|warning| warning.contains("wal_level was minimal")),
-        "{:?}",
-        plan.warnings
-    );
+    for major in [PgMajor::V13, PgMajor::V14, PgMajor::V17] {
+        world.major = major;
+        assert_eq!(refused(&world, RecoveryTarget::Latest), RefusalReason::WalLevelMinimal, "{major}");
+    }
 }
 
 #[test]

@@ -375,7 +375,7 @@ impl World {
             }
             let on = self.timeline_of(tip, (rec.end - 1) / SEGMENT);
             let minimal = matches!(rec.what, What::Parameters { level: WalLevel::Minimal, .. });
-            if self.damaged.contains(&(on, rec.start)) || (minimal && self.major >= PgMajor::V14) {
+            if self.damaged.contains(&(on, rec.start)) || minimal {
                 ended = false;
                 break;
             }
