@@ -12,6 +12,7 @@ mod collect;
 mod error;
 mod events;
 mod facts;
+pub mod find;
 mod indexer;
 mod rollup;
 mod segment_index;

@@ -391,7 +391,7 @@ fn only_indexes_are_read() {
 
 #[test]
 fn a_bitmap_with_runs_is_refused() {
-    let mut bitmap = RoaringBitmap::from_iter(0..60_000);
+    let mut bitmap: RoaringBitmap = (0..60_000).collect();
     bitmap.optimize();
     let mut bytes = vec![0, 1, 1, 1, 0x80, u8::try_from(bitmap.serialized_size()).unwrap()];
     bitmap.serialize_into(&mut bytes).unwrap();

@@ -287,13 +287,13 @@ pub(super) fn commit(mark: CommitMark) -> Commit {
 }
 
 /// PostgreSQL's time as a calendar time; beyond the calendar's ends, its end.
-pub(super) fn timestamp(time: PgTimestamp) -> Timestamp {
+pub(crate) fn timestamp(time: PgTimestamp) -> Timestamp {
     let end = if time.unix_micros() < 0 { Timestamp::MIN } else { Timestamp::MAX };
     Timestamp::from_microsecond(time.unix_micros()).unwrap_or(end)
 }
 
 /// A calendar time as PostgreSQL's, rounded to its microseconds as PostgreSQL's input does.
-pub(super) fn pg_time(time: Timestamp) -> PgTimestamp {
+pub(crate) fn pg_time(time: Timestamp) -> PgTimestamp {
     let micros = time.as_nanosecond().div_euclid(1000);
     PgTimestamp::from_unix_micros(i64::try_from(micros).unwrap_or(i64::MAX))
 }

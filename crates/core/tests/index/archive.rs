@@ -1,5 +1,6 @@
 //! A server, what it does, and the segments that it archived.
 
+use std::fmt::Write;
 use std::fs;
 use std::path::PathBuf;
 
@@ -25,7 +26,7 @@ pub(crate) fn server(major: PgMajor, wal_level: &str) -> Result<(PgServer, PathB
     let dir = server.scratch_dir("archive")?;
     let file = server.data_dir().join("postgresql.conf");
     let mut text = fs::read_to_string(&file).expect("read the configuration");
-    text.push_str(&format!("archive_command = 'cp %p {}/%f'\n", dir.display()));
+    writeln!(text, "archive_command = \'cp %p {}/%f\'", dir.display()).expect("text");
     fs::write(&file, text).expect("write the configuration");
     server.start()?;
     Ok((server, dir))

@@ -7,7 +7,7 @@ use walden_core::index::{
     resolve_border,
 };
 use walden_pg::wal::decode::RowChange;
-use walden_pg::wal::{Payload, WalScanner, WalScannerOptions};
+use walden_pg::wal::{Payload, Record, WalScanner, WalScannerOptions};
 use walden_pg::{Lsn, PgMajor, RelFileLocator, SegmentNumber, Xid};
 use walden_testkit::postgres::{PgServer, Result};
 
@@ -24,18 +24,21 @@ struct Model {
     mass: BTreeMap<(Lsn, RelFileLocator), (u64, u64)>,
 }
 
+/// Rows deleted and updated by transactions and subtransactions that have not ended.
+type Rows = BTreeMap<(Xid, RelFileLocator), (u64, u64)>;
+
 const MASS: u64 = 100;
 
 impl Model {
     fn of(segments: &[Segment]) -> Self {
         let mut model = Self::default();
-        let mut rows: BTreeMap<(Xid, RelFileLocator), (u64, u64)> = BTreeMap::new();
+        let mut rows = Rows::new();
         let mut scanner = WalScanner::new(WalScannerOptions::new(SIZE));
         for (name, bytes) in segments {
             let outcome = scanner
                 .scan_segment(*name, bytes, |record| {
                     let at = SIZE.last_segment_before(record.end);
-                    let facts = model.facts.entry(at).or_default();
+                    model.facts.entry(at).or_default();
                     if SIZE.segment_of(record.lsn) != at {
                         model.crossing.insert(at, record.lsn);
                     }
@@ -44,64 +47,70 @@ impl Model {
                         let fork = RelationFork { relation: block.locator, fork: block.fork };
                         blocks.entry(fork).or_default().insert(block.block);
                     }
-                    match record.payload().expect("a payload") {
-                        Payload::Commit(end) => {
-                            facts.commits += 1;
-                            let mark = CommitMark { lsn: record.lsn, xid: end.xid, time: end.time };
-                            facts.first_commit = facts.first_commit.or(Some(mark));
-                            facts.last_commit = Some(mark);
-                            let one = WalFacts {
-                                commit_times: Some(TimeRange::of(end.time)),
-                                end_times: Some(TimeRange::of(end.time)),
-                                xids: Some(XidRange::of(end.xid)),
-                                ..WalFacts::default()
-                            };
-                            facts.append(&one);
-                            for xid in end.subxacts.iter().chain([end.xid]) {
-                                let own: Vec<_> = rows
-                                    .range((xid, RelFileLocator::default())..)
-                                    .take_while(|(key, _)| key.0 == xid)
-                                    .map(|(key, rows)| (*key, *rows))
-                                    .collect();
-                                for ((xid, relation), (deleted, updated)) in own {
-                                    let sum = model.mass.entry((record.lsn, relation)).or_default();
-                                    sum.0 += deleted;
-                                    sum.1 += updated;
-                                    rows.remove(&(xid, relation));
-                                }
-                            }
-                        }
-                        Payload::Abort(end) => {
-                            facts.aborts += 1;
-                            let one = WalFacts {
-                                end_times: Some(TimeRange::of(end.time)),
-                                xids: Some(XidRange::of(end.xid)),
-                                ..WalFacts::default()
-                            };
-                            facts.append(&one);
-                            let gone: BTreeSet<Xid> = end.subxacts.iter().chain([end.xid]).collect();
-                            rows.retain(|(xid, _), _| !gone.contains(xid));
-                        }
-                        Payload::RestorePoint(point) => {
-                            let name = String::from_utf8_lossy(point.name).into_owned();
-                            model.restore_points.entry(at).or_default().push(name);
-                        }
-                        Payload::HeapChange(change) => {
-                            let counts = rows.entry((record.header.xid, change.table)).or_default();
-                            match change.change {
-                                RowChange::Delete => counts.0 += 1,
-                                RowChange::Update | RowChange::MoveAway => counts.1 += 1,
-                                RowChange::Insert | RowChange::UndoInsert => {}
-                            }
-                        }
-                        _ => {}
-                    }
+                    model.note(at, record, &mut rows);
                 })
                 .expect("a name of this size");
             assert!(!outcome.is_damaged(), "{outcome:?}");
         }
         model.mass.retain(|_, (deleted, updated)| *deleted >= MASS || *updated >= MASS);
         model
+    }
+
+    /// Notes what a record says, which ends in segment `at`.
+    fn note(&mut self, at: SegmentNumber, record: &Record<'_>, rows: &mut Rows) {
+        let facts = self.facts.entry(at).or_default();
+        match record.payload().expect("a payload") {
+            Payload::Commit(end) => {
+                facts.commits += 1;
+                let mark = CommitMark { lsn: record.lsn, xid: end.xid, time: end.time };
+                facts.first_commit = facts.first_commit.or(Some(mark));
+                facts.last_commit = Some(mark);
+                let one = WalFacts {
+                    commit_times: Some(TimeRange::of(end.time)),
+                    end_times: Some(TimeRange::of(end.time)),
+                    xids: Some(XidRange::of(end.xid)),
+                    ..WalFacts::default()
+                };
+                facts.append(&one);
+                for xid in end.subxacts.iter().chain([end.xid]) {
+                    let own: Vec<_> = rows
+                        .range((xid, RelFileLocator::default())..)
+                        .take_while(|(key, _)| key.0 == xid)
+                        .map(|(key, rows)| (*key, *rows))
+                        .collect();
+                    for ((xid, relation), (deleted, updated)) in own {
+                        let sum = self.mass.entry((record.lsn, relation)).or_default();
+                        sum.0 += deleted;
+                        sum.1 += updated;
+                        rows.remove(&(xid, relation));
+                    }
+                }
+            }
+            Payload::Abort(end) => {
+                facts.aborts += 1;
+                let one = WalFacts {
+                    end_times: Some(TimeRange::of(end.time)),
+                    xids: Some(XidRange::of(end.xid)),
+                    ..WalFacts::default()
+                };
+                facts.append(&one);
+                let gone: BTreeSet<Xid> = end.subxacts.iter().chain([end.xid]).collect();
+                rows.retain(|(xid, _), _| !gone.contains(xid));
+            }
+            Payload::RestorePoint(point) => {
+                let name = String::from_utf8_lossy(point.name).into_owned();
+                self.restore_points.entry(at).or_default().push(name);
+            }
+            Payload::HeapChange(change) => {
+                let counts = rows.entry((record.header.xid, change.table)).or_default();
+                match change.change {
+                    RowChange::Delete => counts.0 += 1,
+                    RowChange::Update | RowChange::MoveAway => counts.1 += 1,
+                    RowChange::Insert | RowChange::UndoInsert => {}
+                }
+            }
+            _ => {}
+        }
     }
 
     fn check(&self, indexes: &[SegmentIndex], touched: bool) {
