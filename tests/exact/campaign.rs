@@ -21,8 +21,6 @@ const MEMORY: &str = "/dev/shm";
 /// How much is done with one history.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Effort {
-    /// Random steps of the history.
-    pub(crate) steps: u64,
     /// Targets on the archive as it was made.
     pub(crate) intact: u64,
     /// Damaged copies of it.
@@ -31,8 +29,11 @@ pub(crate) struct Effort {
     pub(crate) on_damaged: u64,
 }
 
-/// Makes the history of a seed and tries targets on it. `None` when the major is not installed.
-pub(crate) fn history(major: PgMajor, seed: u64, effort: Effort) -> Option<Tally> {
+/// How an archive is to be damaged.
+pub(crate) type Choice = fn(&mut Dice, &Ground<'_>) -> Damage;
+
+/// Makes the history of a script and tries targets on it. `None` when the major is not installed.
+pub(crate) fn history(major: PgMajor, script: &Script, effort: Effort, damage: Choice) -> Option<Tally> {
     if let Err(error) = PostgresInstall::find(major) {
         say(&format!("SKIPPED PostgreSQL {major}: {error:?}"));
         return None;
@@ -43,7 +44,6 @@ pub(crate) fn history(major: PgMajor, seed: u64, effort: Effort) -> Option<Tally
     account.own(place.path()).unwrap();
     let mut tally = Tally::default();
     tally.histories = 1;
-    let script = Script::draw(seed, effort.steps);
     let dir = place.path().join("history");
     fs::create_dir(&dir).unwrap();
     account.own(&dir).unwrap();
@@ -52,17 +52,16 @@ pub(crate) fn history(major: PgMajor, seed: u64, effort: Effort) -> Option<Tally
     let clock = clock.map(|clock| clock.environment()).unwrap_or_default();
     let walden = Walden::new(&place.path().join("repository"), &place.path().join("home"), clock);
     let started = Instant::now();
-    let made = match Live::carry_out(&script, major, &walden, &dir) {
+    let seed = script.seed;
+    let made = match Live::carry_out(script, major, &walden, &dir) {
         Ok(made) => made,
-        Err(error) => {
-            panic!("PostgreSQL {major} seed {seed}: no history could be made: {error:?}\n{script:?}")
-        }
+        Err(error) => panic!("PostgreSQL {major} seed {seed}: no history could be made: {error:?}"),
     };
     if !made.clock_steps {
         say("without clock steps: libfaketime is not installed");
     }
     tally.making = started.elapsed();
-    Trials { seed, place: place.path(), walden: &walden, made: &made }.all(effort, &mut tally);
+    Trials { seed, place: place.path(), walden: &walden, made: &made }.all(effort, damage, &mut tally);
     tally.trying = started.elapsed().saturating_sub(tally.making);
     if !tally.mismatches.is_empty() {
         keep(place.path(), major, seed, &made, &mut tally);
@@ -78,7 +77,7 @@ struct Trials<'a> {
 }
 
 impl Trials<'_> {
-    fn all(&self, effort: Effort, tally: &mut Tally) {
+    fn all(&self, effort: Effort, damage: Choice, tally: &mut Tally) {
         let mut dice = Dice::new(self.seed ^ 0x7A26);
         let wal = self.place.join("wal");
         fs::create_dir(&wal).unwrap();
@@ -89,7 +88,7 @@ impl Trials<'_> {
         for number in 0..=effort.damaged {
             let (damage, targets) = match number {
                 0 => (Damage::None, effort.intact),
-                _ => (Damage::draw(&mut dice, &intact), effort.on_damaged),
+                _ => (damage(&mut dice, &ground), effort.on_damaged),
             };
             let dir = self.place.join(format!("archive-{number}"));
             let archive =

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use walden_pg::{SegmentId, TimelineId};
 use walden_testkit::history::{Archive, Dice, WalFiles};
 
+use crate::targets::Ground;
 use crate::walden::{Walden, text};
 
 /// What happened to an archive.
@@ -39,7 +40,8 @@ pub(crate) struct ArchiveCopy {
 
 impl Damage {
     /// Draws something that is possible in this archive.
-    pub(crate) fn draw(dice: &mut Dice, files: &WalFiles) -> Self {
+    pub(crate) fn draw(dice: &mut Dice, ground: &Ground<'_>) -> Self {
+        let files = ground.files;
         let segments: Vec<SegmentId> = files.segments().iter().copied().collect();
         let forks: Vec<SegmentId> = files
             .histories()

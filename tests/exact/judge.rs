@@ -6,9 +6,9 @@ use std::rc::Rc;
 
 use jiff::Timestamp;
 use serde_json::Value;
-use walden_pg::{Lsn, PgTimestamp, TimelineId, Xid};
+use walden_pg::{Lsn, PgTimestamp, TimelineId, WalLevel, Xid};
 use walden_testkit::history::{
-    BackupTaken, Ending, LiveHistory, PathRecord, PathWal, Recovery, StopLine, Stopped, WalFiles,
+    BackupTaken, Ending, LiveHistory, PathRecord, PathWal, RecordKind, Recovery, StopLine, Stopped, WalFiles,
 };
 
 use crate::damage::{ArchiveCopy, Damage};
@@ -257,6 +257,14 @@ impl<'a> Judge<'a> {
             Some(_) => path.ending_at(stopped.replayed_to),
             None => None,
         };
+        if let Some(record) = record {
+            // The record that recovery stops before must be read, too, to its end.
+            let size = self.intact.segment_size();
+            let (first, last) = (size.segment_of(path.from), size.last_segment_before(record.end));
+            let needed = last.get() - first.get() + 1;
+            differ("segments.count", plan["segments"]["count"].to_string(), needed.to_string());
+        }
+        differ("segments.missing_count", plan["segments"]["missing_count"].to_string(), "0".to_owned());
         let begins = record.map_or(stopped.replayed_to, |record| record.start);
         differ("stop.lsn", at.to_string(), begins.to_string());
         match &stopped.said {
@@ -285,15 +293,25 @@ impl<'a> Judge<'a> {
     ) {
         let timeline = timeline(plan["target_timeline"].as_u64().unwrap());
         let path = self.path(timeline, backup.start_lsn, false);
+        // What is behind a moment without enough WAL can't be recovered either.
+        let minimal = |record: &&PathRecord| {
+            matches!(record.kind, RecordKind::Parameters { wal_level: WalLevel::Minimal, .. })
+        };
+        let wall = path.records.iter().find(minimal).map_or(Lsn::MAX, |record| record.start);
         let behind: Vec<&PathRecord> = path
             .records
             .iter()
+            .filter(|record| record.start < wall)
             .filter(|record| record.start >= stopped.replayed_to && record.commit().is_some())
             .collect();
         let first = behind.first().and_then(|record| Told::of(record));
         let told = Told::read(&plan["stop"]["first_left_out"]);
         if told != first {
             differences.push(format!("stop.first_left_out: plan={told:?} records={first:?}"));
+        }
+        let count = &plan["stop"]["commits_left_out"];
+        if *count != behind.len() {
+            differences.push(format!("stop.commits_left_out: plan={count} records={}", behind.len()));
         }
         let kept_lsn = lsn(&plan["stop"]["last_kept"]["lsn"]);
         let last =

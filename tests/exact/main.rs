@@ -25,14 +25,20 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::{Mutex, PoisonError};
 
 use walden_pg::PgMajor;
+use walden_testkit::history::Script;
 
 use crate::campaign::Effort;
+use crate::damage::Damage;
 use crate::tally::{Tally, say};
 
 /// Of the default tests.
-const DEFAULT: Effort = Effort { steps: 16, intact: 28, damaged: 3, on_damaged: 9 };
+const DEFAULT: Effort = Effort { intact: 36, damaged: 4, on_damaged: 10 };
+/// Random steps of their histories.
+const DEFAULT_STEPS: u64 = 16;
 /// Of each history of the campaign.
-const CAMPAIGN: Effort = Effort { steps: 26, intact: 60, damaged: 4, on_damaged: 15 };
+const CAMPAIGN: Effort = Effort { intact: 60, damaged: 5, on_damaged: 14 };
+/// Random steps of its histories.
+const CAMPAIGN_STEPS: u64 = 26;
 /// Targets of the campaign.
 const CAMPAIGN_TARGETS: u64 = 5_000;
 /// Mismatches that are told in full.
@@ -60,7 +66,7 @@ pub(crate) fn conclude(title: &str, tally: Tally) {
 
 fn default_history(major: PgMajor) {
     let seed = variable("WALDEN_SEED").unwrap_or(1000 + major.number());
-    if let Some(tally) = campaign::history(major, seed, DEFAULT) {
+    if let Some(tally) = campaign::history(major, &Script::draw(seed, DEFAULT_STEPS), DEFAULT, Damage::draw) {
         conclude(&format!("PostgreSQL {major}, seed {seed}"), tally);
     }
 }
@@ -98,7 +104,8 @@ fn campaign_half(offset: u64) {
     while tally.targets < wanted {
         let (seed, major) = (first + round, majors[usize::try_from(round % 6).unwrap()]);
         round += 2;
-        let Some(found) = campaign::history(major, seed, CAMPAIGN) else {
+        let script = Script::draw(seed, CAMPAIGN_STEPS);
+        let Some(found) = campaign::history(major, &script, CAMPAIGN, Damage::draw) else {
             assert!(round < 12 || tally.targets > 0, "no major is installed");
             continue;
         };

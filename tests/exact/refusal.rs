@@ -69,7 +69,7 @@ impl fmt::Display for Real {
 fn fits(reason: &str, target: &Target, real: &Real, damage: &Damage) -> bool {
     match reason {
         // An index tells what a torn object held.
-        "target_not_found" if matches!(damage, Damage::Torn(_)) && *real == Real::Unreadable => true,
+        _ if matches!(damage, Damage::Torn(_)) && *real == Real::Unreadable => true,
         "ends_after_target" => {
             matches!(
                 real,
@@ -84,7 +84,9 @@ fn fits(reason: &str, target: &Target, real: &Real, damage: &Damage) -> bool {
                     | Real::Minimal
             )
         }
-        "stops_before_consistency" => matches!(real, Real::TooEarly),
+        "stops_before_consistency" => {
+            matches!(real, Real::TooEarly) || (*real == Real::WalShort && target.goal == Goal::Latest)
+        }
         "not_on_path" => matches!(real, Real::OffPath | Real::TooEarly | Real::WalShort | Real::NotReached),
         "missing_segments" => matches!(real, Real::NotReached | Real::WalShort | Real::LedAstray),
         "damaged_wal" => {
@@ -94,10 +96,10 @@ fn fits(reason: &str, target: &Target, real: &Real, damage: &Damage) -> bool {
         "target_not_found" => {
             matches!(real, Real::NotReached) || (*real == Real::WalShort && target.goal != Goal::Latest)
         }
-        // `latest` that would silently be an older branch: whatever PostgreSQL does there is of no interest.
-        "missing_history" if target.timeline == Timeline::Latest => {
-            !matches!(real, Real::Works(_) | Real::Other(_))
-        }
+        // Without the history of the backup's own timeline PostgreSQL takes it for one without parents; and `latest`
+        // is an older branch then, without a word. Whatever comes of that is of no interest.
+        "missing_history" if target.timeline == Timeline::Latest => !matches!(real, Real::Other(_)),
+        "missing_history" if target.timeline == Timeline::Current => !matches!(real, Real::Other(_)),
         "missing_history" => matches!(real, Real::NoTimeline | Real::OlderBranch | Real::OffPath),
         _ => false,
     }
@@ -130,7 +132,11 @@ pub(crate) fn compare(judge: &Judge<'_>, target: &Target, refusal: &Value) -> Ve
     // The most remarkable one stands for all.
     let (_, real) = seen.iter().max_by_key(|(_, real)| weight(real)).unwrap();
     let how = format!("{reason}: PostgreSQL: {real}");
-    if *real == Real::RightDuringBackup { Verdict::Careful(how) } else { Verdict::SameRefusal(how) }
+    if matches!(real, Real::RightDuringBackup | Real::Works(_)) {
+        Verdict::Careful(how)
+    } else {
+        Verdict::SameRefusal(how)
+    }
 }
 
 /// Whether the reason of the whole is that of one of its parts.
@@ -151,7 +157,7 @@ fn wrong_summary(reason: &str, seen: &[(String, Real)]) -> Option<String> {
 
 fn weight(real: &Real) -> u32 {
     match real {
-        Real::RightDuringBackup => 9,
+        Real::RightDuringBackup | Real::Works(_) => 9,
         Real::Newer | Real::LedAstray | Real::OlderBranch => 8,
         Real::NotReached => 5,
         Real::TooEarly => 4,
@@ -222,7 +228,7 @@ fn classify_failure(message: &str) -> Real {
         Real::NoTimeline
     } else if has("could not restore file") {
         Real::Unreadable
-    } else if has("wal_level=minimal") || has("wal_level is \"minimal\"") {
+    } else if has("wal_level=minimal") || has("wal_level was not set to") || has("wal_level is \"minimal\"") {
         Real::Minimal
     } else if has("configuration file") || has("multiple recovery targets") {
         Real::Refused

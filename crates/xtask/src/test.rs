@@ -21,7 +21,8 @@ Options:
 
 The test bench is installed first when it is missing (see `cargo xtask setup --help`). Every step runs
 even when an earlier one failed; a summary with the time of each closes the output.
-WALDEN_TEST_KEEP=1 keeps the directories of the servers that tests start.
+WALDEN_TEST_KEEP=1 keeps the directories of the servers that tests start. WALDEN_SEED=N repeats the histories of the
+target `exact`; its campaign tries WALDEN_EXACT_TARGETS=N targets (5000).
 ";
 
 /// Tells the tests to run their long campaigns too.

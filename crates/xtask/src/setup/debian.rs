@@ -10,10 +10,10 @@ use crate::{paths, proc};
 /// Programs that the servers from npm lack and that tests and demo use.
 const CLIENT_PROGRAMS: [&str; 3] = ["psql", "pgbench", "pg_waldump"];
 
-/// The tests stop the program and starve it at chosen system calls, the bench asks for peak memory, and `zstd`
-/// proves that a stored object opens without walden. With the package of each.
-const TEST_PROGRAMS: [(&str, &str); 4] =
-    [("kill", "procps"), ("strace", "strace"), ("time", "time"), ("zstd", "zstd")];
+/// The tests stop the program and starve it at chosen system calls and set the clocks of servers, the bench asks for
+/// peak memory, and `zstd` proves that a stored object opens without walden. With the package of each.
+const TEST_PROGRAMS: [(&str, &str); 5] =
+    [("faketime", "faketime"), ("kill", "procps"), ("strace", "strace"), ("time", "time"), ("zstd", "zstd")];
 
 /// The account that runs the servers when the tests run as root.
 const SERVER_USER: &str = "postgres";
