@@ -104,7 +104,9 @@ impl ArchiveCopy {
                 // A record can begin in this segment and end in later ones: all are archived anew, in their order.
                 let later = files.segments().range(*id..).take_while(|later| later.timeline == id.timeline);
                 let later: Vec<&SegmentId> = later.collect();
-                later.iter().for_each(|id| fs::remove_file(object(id)).unwrap());
+                for id in &later {
+                    fs::remove_file(object(id)).unwrap();
+                }
                 walden.adopt(data).unwrap();
                 for segment in later {
                     let mut bytes = fs::read(files.dir().join(name(segment).to_string())).unwrap();

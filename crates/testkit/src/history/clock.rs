@@ -12,6 +12,10 @@ const LIBRARIES: [&str; 3] = [
     "/usr/lib/faketime/libfaketimeMT.so.1",
 ];
 
+const SHARED_MEMORY: &str = "/dev/shm";
+/// What the library makes there for every process, before its number.
+const LEFT_BEHIND: [&str; 2] = ["faketime_shm_", "sem.faketime_sem_"];
+
 /// The clock of a server that can be set forward and back while it runs. Only the time of day is touched;
 /// timers go on as before.
 #[derive(Debug)]
@@ -51,6 +55,19 @@ impl SteppedClock {
         fs::rename(&fresh, &self.file).map_err(|e| Error::io("rename", &fresh, e))
     }
 
+    /// Removes what the library leaves behind for every program that was killed.
+    fn sweep() {
+        for entry in fs::read_dir(SHARED_MEMORY).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let pid = LEFT_BEHIND.iter().find_map(|prefix| name.strip_prefix(prefix));
+            let alive = |pid: &str| Path::new("/proc").join(pid).is_dir();
+            if pid.is_some_and(|pid| pid.parse::<u32>().is_ok() && !alive(pid)) {
+                // Another test may have been faster.
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
+
     /// How far it is off, in milliseconds.
     pub fn offset_ms(&self) -> i64 {
         self.offset_ms
@@ -68,5 +85,11 @@ impl SteppedClock {
         ]
         .map(|(name, value)| (name.to_owned(), value))
         .into()
+    }
+}
+
+impl Drop for SteppedClock {
+    fn drop(&mut self) {
+        Self::sweep();
     }
 }

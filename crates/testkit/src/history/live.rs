@@ -294,6 +294,8 @@ impl<'a> Live<'a> {
 fn settings(major: PgMajor) -> PgServerBuilder {
     PgServer::builder(major)
         .setting("autovacuum", "off")
+        // In the data directory, which is removed: what killed servers leave in /dev/shm stays there.
+        .setting("dynamic_shared_memory_type", "mmap")
         .setting("track_commit_timestamp", "on")
         .setting("max_prepared_transactions", "20")
         .setting("wal_retrieve_retry_interval", "100ms")
