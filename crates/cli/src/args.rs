@@ -1,5 +1,6 @@
 //! The command line, as clap parses it. Nothing is decided here: settings go through [`crate::config`].
 
+mod find;
 mod help;
 mod target;
 
@@ -12,6 +13,7 @@ use walden_core::{Incarnation, Setting};
 use walden_engine::restore::TablespaceMapping;
 use walden_pg::TimelineId;
 
+pub(crate) use self::find::WalFindArgs;
 use self::target::parse_timeline_id;
 pub(crate) use self::target::{TargetArgs, default_action};
 use crate::failure::Failure;
@@ -271,6 +273,9 @@ pub(crate) enum WalVerb {
         #[arg(value_name = "NAME")]
         name: String,
     },
+    /// Find what happened: drops, truncations, mass changes, restore points, commits
+    #[command(long_about = help::WAL_FIND, after_help = help::WAL_FIND_EXAMPLES)]
+    Find(Box<WalFindArgs>),
     /// Make what is derived from the archived WAL again
     #[command(subcommand, long_about = help::WAL_INDEX)]
     Index(WalIndexVerb),

@@ -11,6 +11,7 @@ mod restore;
 mod server;
 mod version;
 mod wal;
+mod wal_find;
 mod wal_index;
 mod window;
 
@@ -37,6 +38,7 @@ pub(crate) fn run(session: &Session, verb: Verb) -> Result<Exit, Failure> {
         Verb::Wal(WalVerb::Get { name, destination }) => wal::get(session, &name, &destination),
         Verb::Wal(WalVerb::List(arguments)) => wal::list(session, &arguments),
         Verb::Wal(WalVerb::Show { name }) => wal::show(session, &name),
+        Verb::Wal(WalVerb::Find(arguments)) => wal_find::run(session, &arguments),
         Verb::Wal(WalVerb::Index(WalIndexVerb::Rebuild(arguments))) => {
             wal_index::rebuild(session, &arguments)
         }
@@ -89,6 +91,7 @@ impl Verb {
                 (which.pgdata.as_ref(), None)
             }
             Self::Wal(WalVerb::List(arguments)) => (arguments.which.pgdata.as_ref(), None),
+            Self::Wal(WalVerb::Find(arguments)) => (arguments.which.pgdata.as_ref(), None),
             Self::Wal(WalVerb::Index(WalIndexVerb::Rebuild(arguments))) => {
                 (arguments.which.pgdata.as_ref(), None)
             }

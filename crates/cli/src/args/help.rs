@@ -152,6 +152,25 @@ Examples:
   walden wal show 000000010000000000000003
   walden wal show 00000002.history";
 
+pub(super) const WAL_FIND: &str = "\
+Find what happened, from the archive alone: who dropped the table, and where to stop just before it.
+
+Looks for drops, truncations, rewrites (VACUUM FULL, CLUSTER, some forms of ALTER TABLE), mass deletions and updates, \
+dropped databases and restore points; with --around, --xid or --op commit also for single commits. Each event comes \
+with its time, position and transaction, and with the walden plan that stops just before it. What was rolled back \
+is not told.
+
+Names are those that things had at that moment, as backups recorded them and the WAL says since. Where a name is not \
+known, a number stands for it.";
+
+pub(super) const WAL_FIND_EXAMPLES: &str = "\
+Examples:
+  walden wal find --table orders --op drop
+  walden wal find --between 'yesterday 14:00' 'yesterday 15:00' --timezone Europe/Berlin
+  walden wal find --around '2026-11-20 14:32:00+00'
+  walden wal find --xid 74213
+  walden wal find --restore-point before_migration --output json";
+
 pub(super) const WAL_INDEX: &str = "\
 What is derived from the archived WAL: summaries that make plans and searches quick. Everything in them can be made \
 again from the segments, and nothing is lost with them.";

@@ -27,7 +27,7 @@ const FETCHES_MAX: u64 = 8;
 const RECORD_BYTES_MAX: usize = 64 << 20;
 
 /// A segment's bytes, or what is wrong with its object.
-pub(super) type Fetched = std::result::Result<Arc<Vec<u8>>, String>;
+pub(crate) type Fetched = std::result::Result<Arc<Vec<u8>>, String>;
 
 /// Reads the segments of paths, each fetched once as long as it is held.
 pub(super) struct DetailReader<'a> {
@@ -101,7 +101,7 @@ impl<'a> DetailReader<'a> {
 }
 
 /// Fetches a segment with its hash checked; an object that is damaged in the store is a finding and no error.
-pub(super) async fn fetch_segment(
+pub(crate) async fn fetch_segment(
     ctx: &Context,
     layout: &IncarnationLayout,
     id: SegmentId,

@@ -14,6 +14,7 @@ use futures::TryStreamExt;
 use walden_core::{ArchiveObject, CatalogSnapshot, IncarnationLayout, IncarnationRecord, Stray};
 use walden_pg::ArchiveFileName;
 
+pub(crate) use self::details::fetch_segment;
 pub(crate) use self::directory::Directory;
 pub use self::needs::satisfy;
 pub use self::overview::load_overview;
