@@ -49,6 +49,7 @@ pub(crate) struct Stop {
     pub(crate) last_kept: Option<Commit>,
     pub(crate) first_left_out: Option<Commit>,
     pub(crate) commits_left_out: u64,
+    pub(crate) commits_left_out_exact: bool,
 }
 
 #[derive(Debug, Deserialize)]

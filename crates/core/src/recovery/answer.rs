@@ -157,6 +157,8 @@ pub struct Stop {
     pub first_left_out: Option<Commit>,
     /// How many commits will not be there, of those that are archived on the way behind the stop.
     pub commits_left_out: u64,
+    /// Whether all of the WAL behind the stop was looked through for them; if not there may be more.
+    pub commits_left_out_exact: bool,
 }
 
 /// How long a recovery will take, and how that was reckoned.

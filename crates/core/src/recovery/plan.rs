@@ -163,8 +163,8 @@ struct Chosen<'w, 'a> {
     estimate: Estimate,
 }
 
-/// Tries the ways, newest backup first. Of those that reach the target the fastest is taken; an older backup is
-/// looked at only if its arithmetic is better.
+/// Tries the ways, newest backup first. Of those that come to the same stop the fastest is taken; an older backup is
+/// looked at only if its arithmetic is better, and one that stops elsewhere is not taken for its speed.
 fn choose<'w, 'a>(
     snapshot: &CatalogSnapshot,
     request: &RecoveryRequest,
@@ -185,6 +185,11 @@ fn choose<'w, 'a>(
             }
         }
         match reach(snapshot, request, way)? {
+            // Speed must not decide what one gets.
+            Ok(found) if best.as_ref().is_some_and(|best| best.found.stop.lsn != found.stop.lsn) => {
+                let message = format!("recovery with it would stop elsewhere, at {}", found.stop.lsn);
+                rejected.push(reject(backup, BackupRejection::Outranked, message));
+            }
             Ok(found) => {
                 let estimate = estimate(&request.rates, backup, found.stop.replayed_to);
                 if let Some(slower) = best.replace(Chosen { way, found, estimate }) {

@@ -47,7 +47,7 @@ pub(super) fn refuse(
 ) -> Sought<Refusal> {
     rejected.sort_by(|a, b| b.id.cmp(&a.id));
     let mut refusal = why(request, &rejected);
-    let (before, after) = nearest(snapshot, request, ways)?;
+    let (before, after) = nearest(snapshot, request, ways, &rejected)?;
     if refusal.hint.is_none() {
         refusal.hint = Some(hint(&refusal, before.as_ref(), after.as_ref()));
     }
@@ -86,7 +86,11 @@ fn why(request: &RecoveryRequest, rejected: &[RejectedBackup]) -> Refusal {
     if let Some((rejected, reason)) = wall {
         return Refusal::new(reason, format!("backup {}: {}", rejected.id, rejected.message));
     }
-    if any(Why::EndsAfterTarget).or_else(|| any(Why::StopsBeforeConsistency)).is_some() {
+    if let Some(early) = any(Why::StopsBeforeConsistency) {
+        let message = format!("backup {}: {}", early.id, early.message);
+        return Refusal::new(RefusalReason::TargetBeforeBackups, message);
+    }
+    if any(Why::EndsAfterTarget).is_some() {
         return Refusal::new(RefusalReason::TargetBeforeBackups, format!("no backup ended before {target}"));
     }
     if let Some(unsupported) = any(Why::Unsupported) {
@@ -128,6 +132,7 @@ fn nearest(
     snapshot: &CatalogSnapshot,
     request: &RecoveryRequest,
     ways: &[Way<'_>],
+    rejected: &[RejectedBackup],
 ) -> Sought<(Option<Moment>, Option<Moment>)> {
     // Those that end after the target were turned down before they became ways.
     let mut all = Vec::new();
@@ -140,7 +145,12 @@ fn nearest(
         }
     }
     all.sort_by_key(|way| (way.backup.finished_at, way.backup.stop_lsn));
+    let too_early = |way: &Way<'_>| {
+        let early = BackupRejection::StopsBeforeConsistency;
+        rejected.iter().any(|other| other.id == way.backup.id && other.reason == early)
+    };
     let is_before = |way: &Way<'_>| match &request.target {
+        _ if too_early(way) => false,
         RecoveryTarget::Time(time) => way.backup.finished_at <= *time,
         RecoveryTarget::Lsn(lsn) => way.backup.stop_lsn <= *lsn,
         RecoveryTarget::Latest | RecoveryTarget::Immediate => true,
@@ -152,7 +162,13 @@ fn nearest(
     };
     let mut before = None;
     for way in all.iter().rev().filter(|way| is_before(way)) {
-        if let Some(end) = reach_end(snapshot, way)? {
+        let end = reach_end(snapshot, way)?;
+        let fits = |moment: &Moment| match &request.target {
+            RecoveryTarget::Time(time) => moment.time.is_some_and(|reached| reached <= *time),
+            RecoveryTarget::Lsn(lsn) => moment.lsn <= *lsn,
+            _ => true,
+        };
+        if let Some(end) = end.filter(fits) {
             before = Some(end);
             break;
         }

@@ -12,7 +12,7 @@ use super::detail::{RecordSpan, SegmentDetail};
 use super::request::{RecoveryRequest, RecoveryTarget};
 use super::walk::{Found, Onward, Sought, Visit, Walk, Wall};
 use crate::index::{CommitMark, WalFacts, WalFlags};
-use crate::records::BackupRecord;
+use crate::records::{BackupRecord, BackupSource};
 
 /// Most commits that are listed as left out by order.
 const LEFT_OUT_LISTED_MAX: usize = 100;
@@ -43,15 +43,17 @@ pub(super) fn find_stop(
             let replayed_to =
                 if hit.before { walk.end_before(hit.number, hit.span.start)? } else { hit.span.end };
             let below = if hit.before { hit.span.start } else { Lsn::new(hit.span.start.get() + 1) };
-            let (first_left_out, commits_left_out) = commits_from(walk, hit.number, below)?;
+            let (first_left_out, commits_left_out, commits_left_out_exact) =
+                commits_from(walk, hit.number, below)?;
             let stop = Stop {
                 lsn: hit.span.start,
                 replayed_to,
-                timeline: walk.timeline(hit.number).unwrap_or(backup.timeline),
+                timeline: walk.timeline_before(replayed_to).unwrap_or(backup.timeline),
                 kind: target.kind(hit.before),
                 last_kept: walk.last_commit(hit.number, below)?.map(commit),
                 first_left_out: first_left_out.map(commit),
                 commits_left_out,
+                commits_left_out_exact,
             };
             Ok(Ok(StopFound { stop, last_segment: hit.number }))
         }
@@ -60,11 +62,12 @@ pub(super) fn find_stop(
             let stop = Stop {
                 lsn: end,
                 replayed_to: end,
-                timeline: walk.timeline(number).unwrap_or(backup.timeline),
+                timeline: walk.timeline_before(end).unwrap_or(backup.timeline),
                 kind: StopKind::EndOfWal,
                 last_kept: walk.last_commit(number, limit)?.map(commit),
                 first_left_out: None,
                 commits_left_out: 0,
+                commits_left_out_exact: true,
             };
             Ok(Ok(StopFound { stop, last_segment: number }))
         }
@@ -104,11 +107,16 @@ impl<'a> Target<'a> {
     fn may_be_in(&self, facts: &WalFacts) -> bool {
         match &self.request.target {
             RecoveryTarget::Latest => false,
-            RecoveryTarget::Immediate | RecoveryTarget::Lsn(_) => true,
+            RecoveryTarget::Lsn(_) => true,
+            RecoveryTarget::Immediate => self.is_standbys() || facts.flags.any(WalFlags::BACKUP_END),
             RecoveryTarget::Time(_) => facts.end_times.is_some_and(|times| self.is_past(times.max)),
             RecoveryTarget::Xid(xid) => facts.xids.is_some_and(|xids| xids.may_hold(low(*xid))),
             RecoveryTarget::Name(_) => facts.flags.any(WalFlags::RESTORE_POINT),
         }
+    }
+
+    fn is_standbys(&self) -> bool {
+        self.backup.source == BackupSource::Standby
     }
 
     /// Whether recovery stops before a commit or abort of this time.
@@ -122,6 +130,12 @@ impl<'a> Target<'a> {
         let read = |span: &RecordSpan| span.start >= start;
         match &self.request.target {
             RecoveryTarget::Latest => None,
+            // Nothing tells of the end of a standby's backup but its position.
+            RecoveryTarget::Immediate if self.is_standbys() => {
+                let first =
+                    detail.records.iter().find(|record| read(record) && record.end >= self.backup.stop_lsn);
+                first.map(|record| (*record, false))
+            }
             RecoveryTarget::Immediate => {
                 let ours = detail.backup_ends.iter().find(|(span, began)| {
                     read(span) && *began == self.backup.start_lsn && span.end >= self.backup.stop_lsn
@@ -162,8 +176,13 @@ impl<'a> Target<'a> {
     }
 }
 
-/// The first commit at or after a position in a segment and behind it, and how many there are.
-fn commits_from(walk: &Walk<'_>, number: SegmentNumber, from: Lsn) -> Sought<(Option<CommitMark>, u64)> {
+/// The first commit at or after a position in a segment and behind it, how many there are, and whether all were
+/// counted.
+fn commits_from(
+    walk: &Walk<'_>,
+    number: SegmentNumber,
+    from: Lsn,
+) -> Sought<(Option<CommitMark>, u64, bool)> {
     let (mut first, mut count) = (None, 0);
     let mut add = |next: Option<CommitMark>, commits: u64| {
         first = first.or(next);
@@ -176,8 +195,8 @@ fn commits_from(walk: &Walk<'_>, number: SegmentNumber, from: Lsn) -> Sought<(Op
     };
     let here = walk.detail(number)?;
     add_detail(&mut add, here, from);
-    if !walk.is_wall(here) {
-        walk.onward(number, &mut |piece| {
+    let all = walk.is_wall(here)
+        || walk.onward(number, &mut |piece| {
             match piece {
                 Onward::Log(facts) => add(facts.first_commit, facts.commits),
                 Onward::Segment(_, Some(summary)) => add(summary.facts.first_commit, summary.facts.commits),
@@ -185,8 +204,7 @@ fn commits_from(walk: &Walk<'_>, number: SegmentNumber, from: Lsn) -> Sought<(Op
             }
             Ok(Visit::Pass)
         })?;
-    }
-    Ok((first, count))
+    Ok((first, count, all))
 }
 
 /// Commits that recovery by time leaves out although their time is not past the target.
@@ -226,7 +244,7 @@ pub(super) fn left_out_by_order(
         return Ok(left_out);
     }
     let mut read = 0;
-    walk.onward(found.last_segment, &mut |piece| {
+    let all = walk.onward(found.last_segment, &mut |piece| {
         let some = |facts: &WalFacts| facts.commit_times.is_some_and(|times| at_or_before(times.min));
         match piece {
             Onward::Log(facts) => return Ok(if some(facts) { Visit::Open } else { Visit::Pass }),
@@ -244,6 +262,7 @@ pub(super) fn left_out_by_order(
         }
         Ok(Visit::Pass)
     })?;
+    left_out.exact &= all;
     Ok(left_out)
 }
 
@@ -262,7 +281,7 @@ pub(super) fn same_name(walk: &Walk<'_>, name: &str, found: &StopFound) -> Sough
     if walk.is_wall(here) {
         return Ok((met, all));
     }
-    walk.onward(found.last_segment, &mut |piece| {
+    let seen = walk.onward(found.last_segment, &mut |piece| {
         let some = |facts: &WalFacts| facts.flags.any(WalFlags::RESTORE_POINT);
         match piece {
             Onward::Log(facts) => return Ok(if some(facts) { Visit::Open } else { Visit::Pass }),
@@ -278,7 +297,7 @@ pub(super) fn same_name(walk: &Walk<'_>, name: &str, found: &StopFound) -> Sough
         }
         Ok(Visit::Pass)
     })?;
-    Ok((met, all))
+    Ok((met, all && seen))
 }
 
 /// A commit with a calendar time.

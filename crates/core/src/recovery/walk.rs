@@ -2,6 +2,8 @@
 //! is in it. Directories whose facts rule them out are passed over whole; only where an answer hangs on a record
 //! are the records asked for.
 
+use std::collections::BTreeSet;
+
 use walden_pg::{Lsn, ParameterMaxima, SegmentId, SegmentName, SegmentNumber, TimelineId, WalLevel};
 
 use super::answer::Need;
@@ -9,6 +11,9 @@ use super::detail::{RecordSpan, SegmentDetail, SegmentEnd, TransactionEndMark};
 use super::path::TimelinePath;
 use crate::index::{CommitMark, LogSummary, SegmentSummary, WalFacts, WalFlags, larger};
 use crate::snapshot::CatalogSnapshot;
+
+/// So many directories behind a stop are looked into segment by segment.
+const OPENED_BEHIND_MAX: usize = 16;
 
 /// Something must be known first.
 pub(super) type Sought<T> = Result<T, Need>;
@@ -395,15 +400,17 @@ impl<'a> Walk<'a> {
         Ok(None)
     }
 
-    /// Visits the WAL behind a segment, as coarsely as `pass` allows: it says whether facts can be passed over.
-    /// Ends at the first wall.
+    /// Visits the WAL behind a segment, as coarsely as `visit` allows: it says whether facts can be passed over.
+    /// Ends at the first wall; or, with false, after so many directories that had to be looked into: what lies
+    /// behind a stop is good to know, and never worth reading an archive for.
     pub(super) fn onward(
         &self,
         from: SegmentNumber,
         visit: &mut dyn FnMut(Onward<'_>) -> Sought<Visit>,
-    ) -> Sought<()> {
+    ) -> Sought<bool> {
         let walls = WalFlags::DAMAGED.with(WalFlags::ENDS_EARLY).with(WalFlags::WAL_LEVEL_MINIMAL);
         let mut number = from.next();
+        let mut opened = BTreeSet::new();
         loop {
             if let Some((log, last)) = self.log_from(number)
                 && !log.facts.flags.any(walls)
@@ -414,10 +421,16 @@ impl<'a> Walk<'a> {
                         continue;
                     }
                     Visit::Open => {}
-                    Visit::Stop => return Ok(()),
+                    Visit::Stop => return Ok(true),
                 }
             }
-            let Some(id) = self.id(number).filter(|id| self.snapshot.has_segment(*id)) else { return Ok(()) };
+            let Some(id) = self.id(number).filter(|id| self.snapshot.has_segment(*id)) else {
+                return Ok(true);
+            };
+            opened.insert((id.timeline, self.log_of(id)));
+            if opened.len() > OPENED_BEHIND_MAX {
+                return Ok(false);
+            }
             let summary = match self.summary(id)? {
                 Some(summary) if !summary.facts.flags.any(walls) && !self.is_blind(id, summary) => {
                     Some(summary)
@@ -425,10 +438,10 @@ impl<'a> Walk<'a> {
                 _ => None,
             };
             if visit(Onward::Segment(number, summary))? == Visit::Stop {
-                return Ok(());
+                return Ok(true);
             }
             if summary.is_none() && self.is_wall(self.detail(number)?) {
-                return Ok(());
+                return Ok(true);
             }
             number = number.next();
         }
@@ -516,11 +529,23 @@ impl<'a> Walk<'a> {
 
     /// How many segments are missing from one on, until the path goes on.
     pub(super) fn missing_run(&self, from: SegmentNumber) -> u64 {
-        let last = self.last.unwrap_or(from);
-        let missing = (from.get()..=last.get())
-            .map(SegmentNumber::new)
-            .take_while(|number| self.id(*number).is_none_or(|id| !self.snapshot.has_segment(id)));
-        missing.count() as u64
+        let size = self.snapshot.incarnation.segment_size;
+        let there = self.path.steps().iter().flat_map(|step| {
+            let begin = size.segment_of(step.start_lsn).max(from);
+            let ranges = self.snapshot.present(step.timeline).into_iter();
+            let on_path = move |number: &SegmentNumber| self.timeline(*number) == Some(step.timeline);
+            ranges
+                .filter(move |(_, last)| *last >= begin)
+                .map(move |(first, _)| first.max(begin))
+                .filter(on_path)
+        });
+        let goes_on = there.min().or(self.last.map(SegmentNumber::next)).unwrap_or(from);
+        goes_on.get().saturating_sub(from.get()).max(1)
+    }
+
+    /// The timeline of the last byte before a position.
+    pub(super) fn timeline_before(&self, lsn: Lsn) -> Option<TimelineId> {
+        self.path.timeline_at(lsn.checked_sub(1).unwrap_or(lsn))
     }
 
     /// The name of a segment of the path.

@@ -50,9 +50,10 @@ pub(crate) fn render_answer(text: &mut Text, plan: &RecoveryPlan) {
     text.line(match stop.first_left_out {
         Some(commit) => format!(
             "Left out {} after it; the first is transaction {}, committed {}.",
-            match stop.commits_left_out {
-                1 => "is 1 commit".to_owned(),
-                commits => format!("are {commits} commits"),
+            match (stop.commits_left_out, stop.commits_left_out_exact) {
+                (1, true) => "is 1 commit".to_owned(),
+                (commits, true) => format!("are {commits} commits"),
+                (commits, false) => format!("are at least {commits} commits"),
             },
             commit.xid,
             text.exact_moment(commit.time)

@@ -299,6 +299,61 @@ fn of_two_backups_the_one_that_is_faster_is_taken_and_the_arithmetic_shown() {
 }
 
 #[test]
+fn speed_does_not_decide_what_one_gets() {
+    let mut world = World::new();
+    world.backup(1, 100);
+    world.commit(1, 700, 110);
+    // A clock that was ahead for a moment.
+    world.commit(1, 701, 900);
+    world.commit(1, 702, 120);
+    world.backup(1, 200);
+    world.commit(1, 703, 300);
+    world.commit(1, 704, 400);
+    let target = RecoveryTarget::Time(at(350));
+    assert_eq!(kept(&plan(&world, target.clone()).unwrap()), Some(703));
+    world.backups[1].bytes = 1 << 50;
+    let slower = plan(&world, target).unwrap();
+    assert_eq!((kept(&slower), &slower.backup.id), (Some(703), &world.backups[1].id));
+    assert!(slower.rejected[0].message.contains("elsewhere"), "{:?}", slower.rejected);
+}
+
+#[test]
+fn a_target_met_before_the_backup_is_consistent_is_refused_in_its_own_words() {
+    let mut world = World::new();
+    let start = world.add(1, 64, What::Other);
+    world.commit(1, 700, 400);
+    world.add(1, 64, What::BackupEnd(start));
+    world.record_backup(1, start, 300);
+    world.commit(1, 701, 500);
+    let refusal = plan(&world, RecoveryTarget::Time(at(350))).unwrap_err();
+    assert_eq!(refusal.reason, RefusalReason::TargetBeforeBackups);
+    assert!(refusal.message.contains("is consistent only from"), "{}", refusal.message);
+    assert_eq!(refusal.nearest_before, None);
+    assert_eq!(refusal.nearest_after.map(|moment| moment.lsn), Some(world.backups[0].stop_lsn));
+}
+
+#[test]
+fn a_stop_before_the_fork_is_on_the_parent() {
+    let mut world = plain();
+    let fork = world.streams[&1][6].start;
+    world.fork(1, 2, fork);
+    world.commit(2, 900, 400);
+    let last = plan(&world, RecoveryTarget::Lsn(world.backups[0].stop_lsn)).unwrap();
+    assert_eq!((last.stop.timeline, last.target_timeline), (timeline(1), timeline(2)));
+    assert_eq!(plan(&world, RecoveryTarget::Latest).unwrap().stop.timeline, timeline(2));
+}
+
+#[test]
+fn a_standbys_backup_is_consistent_at_its_position() {
+    let mut world = plain();
+    world.backups[0].source = crate::records::BackupSource::Standby;
+    let commit = &world.streams[&1][4];
+    world.backups[0].stop_lsn = Lsn::new(commit.end);
+    let consistent = plan(&world, RecoveryTarget::Immediate).unwrap();
+    assert_eq!(consistent.stop.replayed_to, Lsn::new(commit.end));
+}
+
+#[test]
 fn the_window_shows_gaps_moments_and_how_far_each_backup_reaches() {
     let mut world = plain();
     world.lost.insert((1, 5));

@@ -137,6 +137,7 @@ mod tests {
             last_kept: Some(commit(740, 0x200)),
             first_left_out: Some(commit(741, 0x300)),
             commits_left_out: 3,
+            commits_left_out_exact: true,
         }
     }
 
