@@ -51,6 +51,7 @@ impl TemporaryFile {
         let name = destination.file_name().unwrap_or_default().to_string_lossy();
         remove_abandoned(destination, &format!(".{name}."));
         let path = destination.with_file_name(format!(".{name}.{}{TEMPORARY}", std::process::id()));
+        // What a process of the same number left there, or a link that somebody else put there, is not written to.
         match std::fs::remove_file(&path) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -75,12 +76,17 @@ impl TemporaryFile {
         if let Some(file) = self.file.take() {
             file.sync_all().map_err(|source| EngineError::local("flush", &self.path, source))?;
         }
+        self.rename(destination)?;
+        let parent = destination.parent().filter(|parent| !parent.as_os_str().is_empty());
+        sync_directory(parent.unwrap_or(Path::new(".")))
+    }
+
+    fn rename(&mut self, destination: &Path) -> Result<()> {
         std::fs::rename(&self.path, destination)
             .map_err(|source| EngineError::local("rename to", destination, source))?;
         // It has its name now: dropping must not remove it.
         self.path = PathBuf::new();
-        let parent = destination.parent().filter(|parent| !parent.as_os_str().is_empty());
-        sync_directory(parent.unwrap_or(Path::new(".")))
+        Ok(())
     }
 }
 
@@ -117,18 +123,11 @@ pub fn write_durably(destination: &Path, bytes: &[u8]) -> Result<()> {
 /// # Errors
 /// [`EngineError::Local`].
 pub fn replace_quickly(destination: &Path, parts: &[&[u8]]) -> Result<()> {
-    let name = destination.file_name().unwrap_or_default().to_string_lossy();
-    let path = destination.with_file_name(format!(".{name}.{}{TEMPORARY}", std::process::id()));
-    let written = (|| {
-        // What a process of the same number left there is written over.
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
-        parts.iter().try_for_each(|part| file.write_all(part))?;
-        std::fs::rename(&path, destination)
-    })();
-    written.map_err(|source| {
-        let _ = std::fs::remove_file(&path);
-        EngineError::local("write", destination, source)
-    })
+    let mut file = TemporaryFile::beside(destination)?;
+    for part in parts {
+        file.write_all(part).map_err(|source| EngineError::local("write", file.path(), source))?;
+    }
+    file.rename(destination)
 }
 
 /// Reads a small file whole; `None` when it is not there.
@@ -180,6 +179,22 @@ mod tests {
         write_durably(&destination, b"two").unwrap();
         assert_eq!(read_if_present(&destination, 3).unwrap().unwrap(), b"two");
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_quick_replacement_follows_no_link_and_leaves_no_other_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let (destination, other) = (directory.path().join("index"), directory.path().join("other"));
+        std::fs::write(&other, b"precious").unwrap();
+        let name = |pid: u32| directory.path().join(format!(".index.{pid}{TEMPORARY}"));
+        std::os::unix::fs::symlink(&other, name(std::process::id())).unwrap();
+        // No process has this number: Linux stops at 4194304.
+        std::fs::write(name(99_999_999), b"half").unwrap();
+        replace_quickly(&destination, &[b"one", b"two"]).unwrap();
+        assert_eq!(std::fs::read(&destination).unwrap(), b"onetwo");
+        assert_eq!(std::fs::read(&other).unwrap(), b"precious");
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 2);
+        assert!(!std::fs::symlink_metadata(&destination).unwrap().is_symlink());
     }
 
     #[test]
