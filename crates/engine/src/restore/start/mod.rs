@@ -17,19 +17,21 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use walden_core::{ErrorKind, RecoveryAction, RecoveryPlan, RecoveryTarget};
-use walden_pg::{ClusterState, Lsn};
+use walden_pg::{ArchiveFileName, ClusterState, Lsn, TimelineHistory, TimelineId};
 
 use self::log::{Log, explain};
 use self::observe::{Answer, PidFile, Questioner};
 pub(super) use self::programs::{Programs, find_programs};
-use self::verdict::{Seen, judge};
+use self::verdict::{Planned, Seen, judge};
 use super::owner::{Owner, user_name};
 use super::report::{ServerState, StartReport};
 use super::request::StartOptions;
 use super::{log_of, shell_path, shell_word};
+use crate::catalog::HISTORY_BYTES_MAX;
 use crate::context::Context;
 use crate::data_directory::DataDirectory;
 use crate::error::{EngineError, Result};
+use crate::fs::read_if_present;
 use crate::progress::Unit;
 
 /// Pause between two looks.
@@ -89,15 +91,20 @@ impl Server<'_> {
             format!("psql -h {} -p {port} -U {} postgres", shell_path(directory), shell_word(user))
         });
         let replay_lsn = answer.as_ref().and_then(|answer| answer.replay_lsn);
-        let written_to = ended.then(|| self.written_to()).flatten();
-        let seen = Seen { replay_lsn, written_to, stop_message: log.stop_message.as_deref() };
-        let stop_check = judge(&self.plan.request.target, &self.plan.stop, seen);
+        let timeline = answer.as_ref().and_then(|answer| answer.timeline);
+        let seen = Seen {
+            replay_lsn,
+            written_to: self.written_to(),
+            followed: timeline.and_then(|timeline| self.followed(timeline)),
+            stop_message: log.stop_message.as_deref(),
+        };
+        let stop_check = judge(Planned::of(self.plan), seen);
         Ok(StartReport {
             state,
             pid: (!ended).then_some(pid),
             port,
             socket_directory,
-            timeline: answer.as_ref().and_then(|answer| answer.timeline),
+            timeline,
             locked_relations: answer.as_ref().map_or(0, |answer| answer.locked_relations),
             replay_lsn,
             last_transaction_at: answer
@@ -240,10 +247,21 @@ impl Server<'_> {
         }
     }
 
-    /// How far the files of a server that was shut down in recovery may be written.
-    fn written_to(&self) -> Option<Lsn> {
+    /// How far the files of a server in recovery may be written, running or shut down.
+    fn written_to(&self) -> Option<(Lsn, TimelineId)> {
         let control = DataDirectory::open(self.pgdata).and_then(|data| data.control()).ok()?;
-        (control.state == ClusterState::ShutDownInRecovery).then_some(control.min_recovery_point)
+        let recovers =
+            matches!(control.state, ClusterState::ShutDownInRecovery | ClusterState::InArchiveRecovery);
+        let timeline = control.min_recovery_timeline.filter(|_| control.min_recovery_point.is_valid())?;
+        recovers.then_some((control.min_recovery_point, timeline))
+    }
+
+    /// The timeline that the server followed before it began its own: the last one in the history that it wrote at its
+    /// promotion (`writeTimeLineHistory` in `src/backend/access/transam/timeline.c`).
+    fn followed(&self, own: TimelineId) -> Option<TimelineId> {
+        let file = self.pgdata.join("pg_wal").join(ArchiveFileName::History(own).to_string());
+        let bytes = read_if_present(&file, HISTORY_BYTES_MAX).ok().flatten()?;
+        TimelineHistory::parse(own, &bytes).ok()?.parent()
     }
 
     /// What `pg_control` says once recovery is over.
