@@ -63,6 +63,12 @@ const fn kind_at(major: PgMajor) -> usize {
     if major.number() >= 18 { 119 } else { 115 }
 }
 
+/// Of a row of `pg_class`, so many bytes of columns are kept: far more than those of fixed length take.
+const COLUMNS_MAX: usize = 1024;
+
+/// A row, and its columns as far as the record tells them.
+type Written = (ClassRow, Columns);
+
 impl Record<'_> {
     /// The rows that this record inserts into `pg_class`, or updates to.
     ///
@@ -71,6 +77,49 @@ impl Record<'_> {
     /// record, and of one that is not as its kind should be, there are none. Deletions are
     /// [`HeapChange`](super::HeapChange)s, whose block and offset are those of an earlier row.
     pub fn class_rows(&self, class_file: RelFileNumber) -> Vec<ClassRow> {
+        self.class_rows_written(class_file).into_iter().map(|(row, _)| row).collect()
+    }
+
+    /// The same, with what an update leaves out taken from the row that it takes the place of: `before`
+    /// gives the columns of the row at a block and a number, where they are known. With each row come its
+    /// own columns, unless some are not known or they are 1,024 bytes or more.
+    pub fn class_rows_after(
+        &self,
+        class_file: RelFileNumber,
+        mut before: impl FnMut((u32, u16)) -> Option<Vec<u8>>,
+    ) -> Vec<(ClassRow, Option<Vec<u8>>)> {
+        let complete = |(mut row, columns): Written| {
+            if !columns.is_whole()
+                && let Some(columns) =
+                    row.replaces.and_then(&mut before).and_then(|before| columns.after(&before))
+            {
+                let replaces = row.replaces;
+                row = columns.row(self.major, row.block, row.offset);
+                row.replaces = replaces;
+                return (row, columns.kept());
+            }
+            (row, columns.kept())
+        };
+        self.class_rows_written(class_file).into_iter().map(complete).collect()
+    }
+
+    /// The rows on the pages of `pg_class` that the record has images of: block and number, and the columns if
+    /// they are less than 1,024 bytes. Also rows that no longer count.
+    pub fn class_rows_in_images(&self, class_file: RelFileNumber) -> Vec<(u32, u16, Vec<u8>)> {
+        let mut rows = Vec::new();
+        for block in self.blocks() {
+            let is_class = block.locator.relation == class_file && block.fork == Fork::Main;
+            let Some(image) = block.image.as_ref().filter(|_| is_class) else { continue };
+            let Some(page) = self.restore_image(image) else { continue };
+            // A page of 8 KiB has room for 291 tuples.
+            let found =
+                (1..=291).filter_map(|offset| Some((block.block, offset, known_in(&page, offset)?.kept()?)));
+            rows.extend(found);
+        }
+        rows
+    }
+
+    fn class_rows_written(&self, class_file: RelFileNumber) -> Vec<Written> {
         let decode = match (self.header.manager, self.header.info & KIND_MASK) {
             (ResourceManager::HEAP, 0x00) => inserted,
             (ResourceManager::HEAP, 0x20 | 0x40) => updated,
@@ -86,21 +135,21 @@ impl Record<'_> {
     }
 }
 
-fn inserted(record: &Record<'_>, block: &BlockRef) -> Option<Vec<ClassRow>> {
+fn inserted(record: &Record<'_>, block: &BlockRef) -> Option<Vec<Written>> {
     let offset = le::u16_at(record.main_data(), 0)?;
     let data = record.block_data(block);
     let page = page_instead_of(data, record, block);
-    let row = match &page {
+    let columns = match &page {
         Some(page) => known_in(page, offset),
         None => data.get(4).and_then(|hoff| {
             let bitmap = usize::from(*hoff).checked_sub(TUPLE_HEADER)?;
-            Some(Known { start: 0, bytes: data.get(KEPT_HEADER + bitmap..)? })
+            Some(Columns::whole(data.get(KEPT_HEADER + bitmap..)?))
         }),
     };
-    Some(vec![row.unwrap_or(Known::NOTHING).row(record.major, block.block, offset)])
+    Some(vec![columns.unwrap_or(Columns::NOTHING).written(record.major, block.block, offset)])
 }
 
-fn inserted_together(record: &Record<'_>, block: &BlockRef) -> Option<Vec<ClassRow>> {
+fn inserted_together(record: &Record<'_>, block: &BlockRef) -> Option<Vec<Written>> {
     let mut main = Reader::new(record.main_data());
     // Flags, and padding.
     main.u16()?;
@@ -115,27 +164,27 @@ fn inserted_together(record: &Record<'_>, block: &BlockRef) -> Option<Vec<ClassR
     let mut tuples = Reader::new(data);
     let mut rows = Vec::with_capacity(offsets.len().min(512));
     for offset in offsets {
-        let row = match &page {
+        let columns = match &page {
             Some(page) => known_in(page, offset),
             None => Some(next_tuple(&mut tuples)?),
         };
-        rows.push(row.unwrap_or(Known::NOTHING).row(record.major, block.block, offset));
+        rows.push(columns.unwrap_or(Columns::NOTHING).written(record.major, block.block, offset));
     }
     Some(rows)
 }
 
 /// One of several tuples in a block's data (`xl_multi_insert_tuple`), each at an even position.
-fn next_tuple<'a>(tuples: &mut Reader<'a>) -> Option<Known<'a>> {
+fn next_tuple(tuples: &mut Reader<'_>) -> Option<Columns> {
     if !tuples.consumed().is_multiple_of(2) {
         tuples.u8()?;
     }
     let length = usize::from(tuples.u16()?);
     let [.., hoff] = tuples.array::<KEPT_HEADER>()?;
     let bitmap = usize::from(hoff).checked_sub(TUPLE_HEADER)?;
-    Some(Known { start: 0, bytes: tuples.bytes(length)?.get(bitmap..)? })
+    Some(Columns::whole(tuples.bytes(length)?.get(bitmap..)?))
 }
 
-fn updated(record: &Record<'_>, block: &BlockRef) -> Option<Vec<ClassRow>> {
+fn updated(record: &Record<'_>, block: &BlockRef) -> Option<Vec<Written>> {
     let mut main = Reader::new(record.main_data());
     main.u32()?;
     let old_offset = main.u16()?;
@@ -147,26 +196,23 @@ fn updated(record: &Record<'_>, block: &BlockRef) -> Option<Vec<ClassRow>> {
     let old = record.block(1).filter(|old| old.fork == Fork::Main).unwrap_or(block);
     let data = record.block_data(block);
     let page = page_instead_of(data, record, block);
-    let row = match &page {
+    let columns = match &page {
         Some(page) => known_in(page, offset),
         None => changed(data, flags),
     };
-    let mut row = row.unwrap_or(Known::NOTHING).row(record.major, block.block, offset);
+    let (mut row, columns) = columns.unwrap_or(Columns::NOTHING).written(record.major, block.block, offset);
     row.replaces = Some((old.block, old_offset));
-    Some(vec![row])
+    Some(vec![(row, columns)])
 }
 
 /// What an update tells of the new row.
-fn changed(data: &[u8], flags: u8) -> Option<Known<'_>> {
+fn changed(data: &[u8], flags: u8) -> Option<Columns> {
     let mut reader = Reader::new(data);
     let prefix = if flags & PREFIX_FROM_OLD != 0 { usize::from(reader.u16()?) } else { 0 };
-    // The suffix is only missing at the end: what is there is told by where the data end.
-    if flags & SUFFIX_FROM_OLD != 0 {
-        reader.u16()?;
-    }
+    let suffix = if flags & SUFFIX_FROM_OLD != 0 { usize::from(reader.u16()?) } else { 0 };
     let [.., hoff] = reader.array::<KEPT_HEADER>()?;
     reader.bytes(usize::from(hoff).checked_sub(TUPLE_HEADER)?)?;
-    Some(Known { start: prefix, bytes: data.get(reader.consumed()..)? })
+    Some(Columns { start: prefix, missing: suffix, ..Columns::whole(data.get(reader.consumed()..)?) })
 }
 
 /// The page, if the record has an image of it in place of the data. An image that cannot be read is an
@@ -176,29 +222,56 @@ fn page_instead_of(data: &[u8], record: &Record<'_>, block: &BlockRef) -> Option
     Some(record.restore_image(image).unwrap_or_default())
 }
 
-fn known_in(page: &[u8], offset: u16) -> Option<Known<'_>> {
+fn known_in(page: &[u8], offset: u16) -> Option<Columns> {
     let tuple = tuple_on_page(page, offset)?;
     let hoff = usize::from(*tuple.get(TUPLE_HEADER - 1)?);
-    Some(Known { start: 0, bytes: tuple.get(hoff.max(TUPLE_HEADER)..)? })
+    Some(Columns::whole(tuple.get(hoff.max(TUPLE_HEADER)..)?))
 }
 
 /// The bytes of a row's columns that a record tells.
-#[derive(Clone, Copy)]
-struct Known<'a> {
-    /// Where they begin.
+struct Columns {
+    /// Where they begin: so many at the beginning are those of the row before.
     start: usize,
-    bytes: &'a [u8],
+    bytes: Vec<u8>,
+    /// So many at the end are those of the row before.
+    missing: usize,
 }
 
-impl<'a> Known<'a> {
-    const NOTHING: Self = Self { start: 0, bytes: &[] };
+impl Columns {
+    const NOTHING: Self = Self { start: 0, bytes: Vec::new(), missing: 0 };
 
-    fn bytes(&self, at: usize, length: usize) -> Option<&'a [u8]> {
+    fn whole(bytes: &[u8]) -> Self {
+        let kept = bytes.get(..COLUMNS_MAX).unwrap_or(bytes);
+        Self { start: 0, bytes: kept.to_vec(), missing: 0 }
+    }
+
+    const fn is_whole(&self) -> bool {
+        self.start == 0 && self.missing == 0
+    }
+
+    /// The bytes, if they are all of them.
+    fn kept(self) -> Option<Vec<u8>> {
+        let is_sound = self.is_whole() && !self.bytes.is_empty() && self.bytes.len() < COLUMNS_MAX;
+        is_sound.then_some(self.bytes)
+    }
+
+    /// All of them, with what is missing taken from the row before.
+    fn after(&self, before: &[u8]) -> Option<Self> {
+        let first = before.get(..self.start)?;
+        let last = before.get(before.len().checked_sub(self.missing)?..)?;
+        Some(Self::whole(&[first, &self.bytes, last].concat()))
+    }
+
+    fn bytes(&self, at: usize, length: usize) -> Option<&[u8]> {
         self.bytes.get(at.checked_sub(self.start)?..)?.get(..length)
     }
 
     fn oid(&self, at: usize) -> Option<Oid> {
         le::u32_at(self.bytes(at, 4)?, 0).map(Oid::new)
+    }
+
+    fn written(self, major: PgMajor, block: u32, offset: u16) -> Written {
+        (self.row(major, block, offset), self)
     }
 
     fn row(&self, major: PgMajor, block: u32, offset: u16) -> ClassRow {
@@ -304,8 +377,22 @@ mod tests {
         assert_eq!(rows(PgMajor::V18, (9, 0xD0), &data, &[0, 0, 2, 0]), expected);
         assert_eq!(rows(PgMajor::V18, (10, 0x10), &data, &[0; 8]), [], "a deletion");
         // Neither data nor an image.
-        let nothing = ClassRow { block: 3, offset: 7, ..Known::NOTHING.row(PgMajor::V18, 3, 7) };
+        let nothing = ClassRow { block: 3, offset: 7, ..Columns::NOTHING.row(PgMajor::V18, 3, 7) };
         assert_eq!(rows(PgMajor::V18, (10, 0), &[], &[7, 0, 0]), [nothing]);
+    }
+
+    #[test]
+    fn what_an_update_leaves_out_is_that_of_the_row_before() {
+        let before = columns(16384, "orders");
+        let after = columns(16384, "offers");
+        // "or" and "of" differ in their second letter; behind the name nothing does.
+        let columns = Columns { start: 5, missing: before.len() - 10, bytes: after[5..10].to_vec() };
+        assert_eq!(columns.row(PgMajor::V18, 3, 7).name, None);
+        let whole = columns.after(&before).unwrap();
+        assert_eq!(whole.bytes, after);
+        assert_eq!(whole.row(PgMajor::V18, 3, 7), row(7, 16384, "offers", b'r'));
+        assert!(columns.after(&before[..before.len() - 11 + 5]).is_some(), "no longer than it is");
+        assert!(columns.after(&[]).is_none() && columns.after(&before[..4]).is_none());
     }
 
     #[test]
