@@ -82,7 +82,8 @@ pub struct SegmentDetail {
     /// The first segment that was read for it: this one, or one before it on the path, so that a record which
     /// reaches in is read whole.
     pub read_from: SegmentNumber,
-    /// Whether a record that reaches in from before was read whole, or none does. If not, it is missing here.
+    /// Whether the segment before was read with it, so that a record which reaches in is here, and the first record's
+    /// link was checked. If not, a record that reaches in is missing here.
     pub joined: bool,
     /// All records.
     pub records: Vec<RecordSpan>,
@@ -95,8 +96,10 @@ pub struct SegmentDetail {
     /// Ends of online backups, with the position where the backup began.
     pub backup_ends: Vec<(RecordSpan, Lsn)>,
     /// Damaged places that were gone past, in the order of the WAL; the records right behind one may be missing.
-    /// Recovery that began before one ends there.
+    /// Recovery that began before one ends there. When there are very many, the first of them.
     pub damage: Vec<DamageNote>,
+    /// How many damaged places there are, told or not.
+    pub damage_count: u64,
     /// How it ends.
     pub end: SegmentEnd,
 }

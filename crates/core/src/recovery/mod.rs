@@ -1,6 +1,7 @@
 //! Planning a recovery: from a snapshot of the catalog and a request to a plan with its proof, or a refusal.
 
 mod answer;
+mod branches;
 mod detail;
 mod path;
 mod plan;

@@ -7,13 +7,14 @@ use super::answer::{
     BackupChoice, BackupRejection, Estimate, Planning, RecoveryPlan, RecoveryRates, Refusal, RefusalReason,
     RejectedBackup,
 };
+use super::branches::later_branch;
 use super::path::{TimelinePath, latest_timeline};
 use super::refuse::{check_request, no_backup, refuse};
 use super::request::{RecoveryRequest, RecoveryTarget, TargetTimeline};
 use super::settings::settings;
 use super::stop::{StopFound, find_stop, left_out_by_order, same_name};
 use super::walk::{Sought, Walk, Wall};
-use super::warnings::warnings;
+use super::warnings::{of_branch, warnings};
 use crate::records::BackupRecord;
 use crate::snapshot::CatalogSnapshot;
 
@@ -90,7 +91,7 @@ pub(super) struct Way<'a> {
 
 impl<'a> Way<'a> {
     /// The way that starts with a backup, if the request can go it at all.
-    fn of(
+    pub(super) fn of(
         snapshot: &CatalogSnapshot,
         request: &RecoveryRequest,
         backup: &'a BackupRecord,
@@ -349,6 +350,10 @@ fn assemble(
         request: request.clone(),
     };
     plan.warnings = warnings(snapshot, &plan, backup, &way.path, all_of_name);
+    let kept = plan.stop.last_kept.map(|commit| commit.time);
+    if let Some(branch) = later_branch(snapshot, request, way.target_timeline, kept)? {
+        plan.warnings.insert(0, of_branch(&branch, way.target_timeline));
+    }
     Ok(plan)
 }
 

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use walden_pg::Lsn;
 
 use super::answer::{BackupRejection, Moment, Refusal, RefusalReason, RejectedBackup};
+use super::branches::branches_with;
 use super::plan::Way;
 use super::request::{RecoveryRequest, RecoveryTarget, postgres_time};
 use super::stop::timestamp;
@@ -47,6 +48,9 @@ pub(super) fn refuse(
 ) -> Sought<Refusal> {
     rejected.sort_by(|a, b| b.id.cmp(&a.id));
     let mut refusal = why(request, &rejected);
+    if refusal.reason == RefusalReason::TargetNotFound {
+        refusal = say_where(snapshot, request, ways, refusal)?;
+    }
     let (before, after) = nearest(snapshot, request, ways, &rejected)?;
     if refusal.hint.is_none() {
         refusal.hint = Some(hint(&refusal, before.as_ref(), after.as_ref()));
@@ -102,8 +106,45 @@ fn why(request: &RecoveryRequest, rejected: &[RejectedBackup]) -> Refusal {
             "restore the history file, or name the timeline with --target-timeline: walden window lists them",
         );
     }
+    if request.backup.is_some()
+        && let Some(other) = any(Why::NotOnPath)
+    {
+        let message = format!("backup {}: {}", other.id, other.message);
+        return Refusal::new(RefusalReason::NoBackupOnPath, message)
+            .hint("choose another --target-timeline, or leave --backup out");
+    }
     let message = "no backup is on the way to the target timeline";
     Refusal::new(RefusalReason::NoBackupOnPath, message).hint("choose another --target-timeline")
+}
+
+/// A transaction or a restore point that was not found: is it on another timeline, or before the backup asked for?
+fn say_where(
+    snapshot: &CatalogSnapshot,
+    request: &RecoveryRequest,
+    ways: &[Way<'_>],
+    refusal: Refusal,
+) -> Sought<Refusal> {
+    let target = request.target.describe();
+    let on = ways.first().map(|way| way.target_timeline);
+    let branches = branches_with(snapshot, request, on.filter(|_| request.backup.is_none()))?;
+    if let Some(branch) = branches.iter().find(|branch| Some(branch.timeline) == on) {
+        let message =
+            format!("{target} is in the archive, at {}, but not behind this backup", branch.last.lsn);
+        return Ok(Refusal { message, ..refusal }.hint("leave --backup out"));
+    }
+    if let Some(branch) = branches.first() {
+        let on = on.map(|on| format!(" to timeline {on}")).unwrap_or_default();
+        let timeline = branch.timeline;
+        let message =
+            format!("{target} is not on the way{on}: it is on timeline {timeline}, at {}", branch.last.lsn);
+        return Ok(Refusal { message, ..refusal }.hint(format!("--target-timeline {timeline}")));
+    }
+    if matches!(request.target, RecoveryTarget::Xid(_)) && refusal.hint.is_none() {
+        let hint = "a subtransaction that committed has no record of its own: use the id of the transaction that it \
+                    belongs to; and a transaction that wrote nothing has no record either";
+        return Ok(refusal.hint(hint));
+    }
+    Ok(refusal)
 }
 
 fn hint(refusal: &Refusal, before: Option<&Moment>, after: Option<&Moment>) -> String {
@@ -174,7 +215,10 @@ fn nearest(
         }
     }
     let mut after = None;
-    for way in all.iter().filter(|way| !is_before(way)) {
+    // Where a transaction or a name is can't be known, but that it is met before a backup is consistent tells.
+    let unplaced = matches!(request.target, RecoveryTarget::Xid(_) | RecoveryTarget::Name(_));
+    let is_after = |way: &Way<'_>| if unplaced { too_early(way) } else { !is_before(way) };
+    for way in all.iter().filter(|way| is_after(way)) {
         if reach_end(snapshot, way)?.is_some() {
             let backup = way.backup;
             after = Some(Moment { lsn: backup.stop_lsn, time: Some(backup.finished_at), xid: None });

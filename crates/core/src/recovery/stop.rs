@@ -195,15 +195,17 @@ fn commits_from(
     };
     let here = walk.detail(number)?;
     add_detail(&mut add, here, from);
-    let all = walk.is_wall(here)
-        || walk.onward(number, &mut |piece| {
+    let all = match walk.ends_in(here) {
+        Some(end) => end,
+        None => walk.onward(number, &mut |piece| {
             match piece {
                 Onward::Log(facts) => add(facts.first_commit, facts.commits),
                 Onward::Segment(_, Some(summary)) => add(summary.facts.first_commit, summary.facts.commits),
                 Onward::Segment(number, None) => add_detail(&mut add, walk.detail(number)?, Lsn::INVALID),
             }
             Ok(Visit::Pass)
-        })?;
+        })?,
+    };
     Ok((first, count, all))
 }
 
@@ -240,8 +242,8 @@ pub(super) fn left_out_by_order(
     };
     let here = walk.detail(found.last_segment)?;
     add(&mut left_out, here);
-    if walk.is_wall(here) {
-        return Ok(left_out);
+    if let Some(end) = walk.ends_in(here) {
+        return Ok(LeftOut { exact: end, ..left_out });
     }
     let mut read = 0;
     let all = walk.onward(found.last_segment, &mut |piece| {
@@ -278,8 +280,8 @@ pub(super) fn same_name(walk: &Walk<'_>, name: &str, found: &StopFound) -> Sough
     };
     let here = walk.detail(found.last_segment)?;
     let (mut met, mut read, mut all) = (moments(here), 0, true);
-    if walk.is_wall(here) {
-        return Ok((met, all));
+    if let Some(end) = walk.ends_in(here) {
+        return Ok((met, end));
     }
     let seen = walk.onward(found.last_segment, &mut |piece| {
         let some = |facts: &WalFacts| facts.flags.any(WalFlags::RESTORE_POINT);

@@ -158,15 +158,25 @@ impl<'a> Walk<'a> {
     }
 
     /// The segment in which the record begins that reaches into a segment; itself when none does, or when what
-    /// lies before is none of the recovery's business.
+    /// lies before is none of the recovery's business. Of a segment that nobody has joined to the one before, at
+    /// least that one: its last record is what the first one here must link to.
     fn begin_of_reach(&self, number: SegmentNumber) -> Sought<SegmentNumber> {
         let size = self.snapshot.incarnation.segment_size;
         let mut from = number;
+        let is_joined = match self.id(number) {
+            Some(id) => self.summary(id)?.is_some_and(|summary| summary.joined),
+            None => true,
+        };
         while let Some(previous) = from.previous().filter(|previous| *previous >= self.first) {
             let Some(id) = self.id(previous).filter(|id| self.snapshot.has_segment(*id)) else { break };
             let straddler = match self.summary(id)? {
                 Some(SegmentSummary { straddler: Some(straddler), .. }) => *straddler,
-                Some(summary) if summary.joined || summary.wal_end > size.start_of(previous) => break,
+                Some(summary) if summary.joined || summary.wal_end > size.start_of(previous) => {
+                    if from == number && !is_joined {
+                        from = previous;
+                    }
+                    break;
+                }
                 // Nothing is known of it, or only that a record reaches in: it may reach through.
                 Some(_) | None => {
                     from = previous;
@@ -181,12 +191,14 @@ impl<'a> Walk<'a> {
         Ok(from)
     }
 
-    /// Whether a record reaches into a segment from before that nobody has seen whole. The facts may lack it; and
-    /// whatever it is, it may be damaged.
+    /// Whether the WAL may break at a segment's beginning, or a record reaches in from before that nobody has seen
+    /// whole: the facts may lack it, and whatever it is, it may be damaged. Or a record inside was not understood.
     fn is_blind(&self, id: SegmentId, summary: &SegmentSummary) -> bool {
         let previous = id.number.previous().filter(|previous| *previous >= self.first);
         let previous = previous.and_then(|previous| self.id(previous));
-        !summary.joined && previous.is_some_and(|previous| self.snapshot.has_segment(previous))
+        let unjoined =
+            !summary.joined && previous.is_some_and(|previous| self.snapshot.has_segment(previous));
+        unjoined || summary.facts.flags.any(WalFlags::NOT_UNDERSTOOD)
     }
 
     /// Looks for the first record, by position, that `look` finds; only where `may` says that the facts allow it.
@@ -265,9 +277,9 @@ impl<'a> Walk<'a> {
         self.wall_in(detail).map_or(Lsn::MAX, |(at, _)| at)
     }
 
-    /// Whether recovery can't go on behind a segment.
-    pub(super) fn is_wall(&self, detail: &SegmentDetail) -> bool {
-        self.wall_in(detail).is_some()
+    /// Whether the WAL ends inside a segment: with true where that is the end of the archive.
+    pub(super) fn ends_in(&self, detail: &SegmentDetail) -> Option<bool> {
+        self.wall_in(detail).map(|(_, wall)| wall == Wall::EndOfArchive)
     }
 
     /// Where recovery can't go on inside a segment. `wal_level = minimal` ends it from 14 on; 13 goes on with a
@@ -289,6 +301,13 @@ impl<'a> Walk<'a> {
     fn damage_in(&self, detail: &SegmentDetail) -> Option<(Lsn, Wall)> {
         if let Some(damage) = detail.damage.iter().find(|damage| damage.lsn >= self.start) {
             return Some((damage.lsn, Wall::Damaged(damage.lsn, damage.what.clone())));
+        }
+        // Not all places are told one by one; the others are behind the last that is.
+        if let Some(last) = detail.damage.last()
+            && detail.damage_count > detail.damage.len() as u64
+        {
+            let (at, what) = (last.lsn.max(self.start), "there is more damage than is told".to_owned());
+            return Some((at, Wall::Damaged(at, what)));
         }
         // Right behind damage records are missing: is the one among them that recovery begins with?
         if detail.segment.number == self.first
@@ -401,8 +420,9 @@ impl<'a> Walk<'a> {
     }
 
     /// Visits the WAL behind a segment, as coarsely as `visit` allows: it says whether facts can be passed over.
-    /// Ends at the first wall; or, with false, after so many directories that had to be looked into: what lies
-    /// behind a stop is good to know, and never worth reading an archive for.
+    /// Ends at the first wall: with false unless it is the end of the archive. With false also after so many
+    /// directories that had to be looked into: what lies behind a stop is good to know, and never worth reading an
+    /// archive for.
     pub(super) fn onward(
         &self,
         from: SegmentNumber,
@@ -425,7 +445,7 @@ impl<'a> Walk<'a> {
                 }
             }
             let Some(id) = self.id(number).filter(|id| self.snapshot.has_segment(*id)) else {
-                return Ok(true);
+                return Ok(self.absent(number) == Wall::EndOfArchive);
             };
             opened.insert((id.timeline, self.log_of(id)));
             if opened.len() > OPENED_BEHIND_MAX {
@@ -440,8 +460,10 @@ impl<'a> Walk<'a> {
             if visit(Onward::Segment(number, summary))? == Visit::Stop {
                 return Ok(true);
             }
-            if summary.is_none() && self.is_wall(self.detail(number)?) {
-                return Ok(true);
+            if summary.is_none()
+                && let Some((_, wall)) = self.wall_in(self.detail(number)?)
+            {
+                return Ok(wall == Wall::EndOfArchive);
             }
             number = number.next();
         }
@@ -481,8 +503,13 @@ impl<'a> Walk<'a> {
 
     /// Checks that every directory up to a segment was listed, object by object.
     pub(super) fn listed_up_to(&self, hit: SegmentNumber) -> Sought<()> {
+        self.listed_between(self.first, hit)
+    }
+
+    /// Checks that every directory from a segment on, but none before the first, up to another was listed.
+    pub(super) fn listed_between(&self, from: SegmentNumber, hit: SegmentNumber) -> Sought<()> {
         let mut wanted: Option<(TimelineId, u32, u32)> = None;
-        let mut number = self.first;
+        let mut number = from.max(self.first);
         while number <= hit {
             let Some(id) = self.id(number) else { break };
             let log = self.log_of(id);

@@ -1,10 +1,11 @@
 //! What a person should know of a plan that is good.
 
-use walden_pg::Lsn;
+use walden_pg::{Lsn, TimelineId};
 
 use super::answer::{BackupRejection, RecoveryPlan, RejectedBackup};
+use super::branches::Branch;
 use super::path::TimelinePath;
-use super::request::RecoveryTarget;
+use super::request::{RecoveryTarget, postgres_time};
 use crate::index::WalFlags;
 use crate::records::{BackupRecord, BackupSource};
 use crate::snapshot::CatalogSnapshot;
@@ -37,6 +38,24 @@ pub(super) fn warnings(
     }
     warnings.extend(of_flags(snapshot, plan, backup));
     warnings
+}
+
+/// The server was on another timeline at the target time.
+pub(super) fn of_branch(branch: &Branch, on: TimelineId) -> String {
+    let timeline = branch.timeline;
+    let last = match (branch.last.xid, branch.last.time) {
+        (Some(xid), Some(time)) => format!("transaction {xid}, committed {}", postgres_time(time)),
+        _ => format!("at {}", branch.last.lsn),
+    };
+    let how = if branch.stops {
+        format!("--target-timeline {timeline}")
+    } else {
+        format!("--target-timeline {timeline} without a target time, because the timeline ended before it")
+    };
+    format!(
+        "at the target time the server was on timeline {timeline}: its last commit by then, {last}, is not on the way \
+         to timeline {on} and will not be there; to have it: {how}"
+    )
 }
 
 fn of_order(plan: &RecoveryPlan) -> Option<String> {

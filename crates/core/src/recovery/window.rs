@@ -103,7 +103,14 @@ pub struct RecoveryWindow {
     pub newest: Option<Moment>,
     /// How old it is, in seconds: what would be lost if the server were lost now.
     pub rpo_seconds: Option<i64>,
+    /// Segments that count as archived by the word of rollups: their directories were not listed. None of them lies on the
+    /// way from the newest usable backup to [`Self::newest`], unless that way is longer than is listed for a window.
+    pub by_rollup: u64,
 }
+
+/// So many segments before the newest moment are listed at most. Sixteen pages of a listing or so: with a backup every week
+/// that is 23 MiB of WAL in every minute.
+const LISTED_SEGMENTS_MAX: u64 = 16 * 1024;
 
 /// The answer to what can be restored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,7 +136,11 @@ fn look(snapshot: &CatalogSnapshot, now: Timestamp) -> Sought<RecoveryWindow> {
     for timeline in snapshot.timelines() {
         timelines.push(timeline_window(snapshot, timeline)?);
     }
-    let newest = timelines.iter().rev().find_map(|timeline| timeline.last);
+    let newest = timelines.iter().rev().find(|timeline| timeline.last.is_some());
+    if let Some(newest) = newest {
+        way_is_listed(snapshot, newest)?;
+    }
+    let newest = newest.and_then(|timeline| timeline.last);
     let age = newest.and_then(|moment| moment.time).map(|time| now.duration_since(time).as_secs().max(0));
     Ok(RecoveryWindow {
         schema: 1,
@@ -139,7 +150,26 @@ fn look(snapshot: &CatalogSnapshot, now: Timestamp) -> Sought<RecoveryWindow> {
         timelines,
         newest,
         rpo_seconds: age,
+        by_rollup: snapshot.told_segments(),
     })
+}
+
+/// Asks for the directories from the newest usable backup to the newest moment: that much rests on objects, and the
+/// segment behind it is seen to be missing.
+fn way_is_listed(snapshot: &CatalogSnapshot, timeline: &TimelineWindow) -> Sought<()> {
+    let usable = timeline.backups.iter().filter(|backup| backup.last.is_some());
+    let Some(newest) = usable.max_by_key(|backup| (backup.wal_end_lsn, backup.first.lsn)) else {
+        return Ok(());
+    };
+    let (Some(backup), Some(wal_end)) = (snapshot.backup(&newest.id), newest.wal_end_lsn) else {
+        return Ok(());
+    };
+    let Ok(way) = Way::to_timeline(snapshot, TargetTimeline::Id(timeline.timeline), backup) else {
+        return Ok(());
+    };
+    let end = snapshot.incarnation.segment_size.segment_of(wal_end);
+    let from = SegmentNumber::new(end.get().saturating_sub(LISTED_SEGMENTS_MAX));
+    way.walk(snapshot).listed_between(from, end)
 }
 
 fn timeline_window(snapshot: &CatalogSnapshot, timeline: TimelineId) -> Sought<TimelineWindow> {

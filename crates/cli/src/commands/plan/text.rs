@@ -58,6 +58,9 @@ pub(crate) fn render_answer(text: &mut Text, plan: &RecoveryPlan) {
             commit.xid,
             text.exact_moment(commit.time)
         ),
+        None if !stop.commits_left_out_exact => {
+            "Where the WAL breaks off behind the stop, what follows was not counted.".to_owned()
+        }
         None => "No commit that is archived on the way is left out.".to_owned(),
     });
     if plan.left_out_by_order_count > 0 {

@@ -354,6 +354,48 @@ fn a_standbys_backup_is_consistent_at_its_position() {
 }
 
 #[test]
+fn what_is_on_another_timeline_or_before_the_backup_is_told() {
+    let mut world = plain();
+    let fork = world.streams[&1][6].start;
+    world.add(1, 64, What::Point("old".into()));
+    world.commit(1, 750, 290);
+    world.commit(1, 751, 310);
+    world.fork(1, 2, fork);
+    world.commit(2, 900, 400);
+    world.commit(2, 901, 500);
+    for target in [RecoveryTarget::Xid(750), RecoveryTarget::Name("old".into())] {
+        let refusal = plan(&world, target).unwrap_err();
+        assert!(refusal.message.contains("it is on timeline 1"), "{}", refusal.message);
+        assert_eq!(refusal.hint.as_deref(), Some("--target-timeline 1"));
+    }
+    // At second 300 the server was on timeline 1, and transaction 750 is not on the way to timeline 2.
+    let planned = plan(&world, RecoveryTarget::Time(at(300))).unwrap();
+    assert!(planned.warnings[0].contains("was on timeline 1"), "{:?}", planned.warnings);
+    assert!(planned.warnings[0].contains("transaction 750"), "{:?}", planned.warnings);
+    let later = plan(&world, RecoveryTarget::Time(at(450))).unwrap();
+    assert!(
+        !later.warnings.iter().any(|warning| warning.contains("was on timeline")),
+        "{:?}",
+        later.warnings
+    );
+    let mut world = plain();
+    world.backup(1, 500);
+    let behind =
+        RecoveryRequest { backup: Some(world.backups[1].id.clone()), ..request(RecoveryTarget::Xid(702)) };
+    let refusal = world.plan(&behind).unwrap_err();
+    assert!(refusal.message.contains("not behind this backup"), "{}", refusal.message);
+    assert_eq!(refusal.nearest_after, None);
+}
+
+#[test]
+fn behind_a_gap_nothing_is_said_to_be_counted() {
+    let mut world = plain();
+    world.lost.insert((1, 5));
+    let before = plan(&world, RecoveryTarget::Xid(704)).unwrap();
+    assert_eq!((before.stop.commits_left_out, before.stop.commits_left_out_exact), (0, false));
+}
+
+#[test]
 fn the_window_shows_gaps_moments_and_how_far_each_backup_reaches() {
     let mut world = plain();
     world.lost.insert((1, 5));
@@ -367,6 +409,35 @@ fn the_window_shows_gaps_moments_and_how_far_each_backup_reaches() {
     let ranges: Vec<_> = only.restorable.iter().map(|range| (range.first.time, range.last.time)).collect();
     assert_eq!(ranges, [(Some(at(100)), Some(at(140))), (Some(at(500)), Some(at(510)))]);
     assert_eq!((only.gaps[0].count, only.gaps[0].partial), (1, false));
+}
+
+#[test]
+fn the_window_rests_on_objects_from_the_newest_backup_on() {
+    let per_log = (1 << 32) / SEGMENT;
+    let mut world = World::new();
+    world.backup(1, 100);
+    // The commit of second 1000 + n is in the segment behind n; a backup begins in the third directory.
+    for number in 0..3 * per_log + 2 {
+        let second = 1000 + i64::try_from(number).unwrap();
+        if number == 2 * per_log {
+            world.backup(1, second);
+        }
+        world.commit(1, 700, second);
+        world.fill(1);
+    }
+    world.rolled_up.extend([(1, 1), (1, 2)]);
+    let told = |world: &World| {
+        let window = world.window();
+        (window.newest.and_then(|newest| newest.time), window.by_rollup, window.timelines[0].gaps.len())
+    };
+    let second = |number: u64| Some(at(1000 + i64::try_from(number).unwrap()));
+    assert_eq!(told(&world), (second(3 * per_log + 1), per_log, 0));
+    // Lost behind the newest backup: the rollup still tells of it, and is not believed.
+    world.lost.insert((1, 2 * per_log + 2));
+    assert_eq!(told(&world), (second(2 * per_log), per_log, 1));
+    // Lost before it: counts by the rollup's word, as the window says.
+    world.lost = [(1, per_log + 2)].into();
+    assert_eq!(told(&world), (second(3 * per_log + 1), per_log, 0));
 }
 
 #[test]

@@ -186,13 +186,14 @@ impl World {
         let mut detail = SegmentDetail {
             segment: last,
             read_from: first.number,
-            joined: true,
+            joined: first.number < last.number,
             records: Vec::new(),
             ends: Vec::new(),
             restore_points: Vec::new(),
             parameters: Vec::new(),
             backup_ends: Vec::new(),
             damage: Vec::new(),
+            damage_count: 0,
             end: SegmentEnd::GoesOn,
         };
         for rec in self.ending_in(on, number) {
@@ -202,6 +203,7 @@ impl World {
             }
             if self.damaged.contains(&(on, rec.start)) {
                 detail.damage.push(DamageNote { lsn: Lsn::new(rec.start), what: "test".into() });
+                detail.damage_count += 1;
                 continue;
             }
             note(&mut detail, rec);
