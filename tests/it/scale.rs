@@ -57,6 +57,7 @@ fn sealed_segment(number: u64, siblings: Vec<RollupEntry>) -> SealedObject {
         head_bytes: 0,
         carry: Carry::default(),
         siblings,
+        first_record: None,
     };
     let wal = WalIdentity {
         system_id: record().system_id,

@@ -224,6 +224,7 @@ pub fn detail(number: u64) -> SegmentDetail {
         parameters: Vec::new(),
         backup_ends: Vec::new(),
         damage: Vec::new(),
+        damage_count: 0,
         end: SegmentEnd::Switched,
     }
 }

@@ -1,18 +1,18 @@
 //! What is gathered from the records of one segment.
 
-use rustc_hash::FxHashMap;
 use walden_pg::wal::decode::{
     CheckpointKind, ClassRow, EndOfRecovery, ExclusiveLocks, ParameterChange, RelationMap, TransactionEnd,
 };
-use walden_pg::wal::{Payload, Record, ResourceManager};
+use walden_pg::wal::{Payload, Record, RecordHeader, ResourceManager};
 use walden_pg::{
     CheckPoint, Fork, Lsn, Oid, PgMajor, PgTimestamp, RelFileLocator, RelFileNumber, WalLevel, Xid,
 };
 
+use super::class_rows::ClassRows;
 use super::classify::changes;
 use super::events::{Event, EventKind, NotableTransaction, RelationName, RelationOperation};
 use super::facts::{CommitMark, TimeRange, WalFacts, WalFlags, XidRange, larger};
-use super::segment_index::{Carry, Filling};
+use super::segment_index::{Carry, Filling, FirstRecord};
 use super::touched::Touched;
 use super::transactions::{RowKind, Transactions};
 
@@ -32,6 +32,8 @@ pub(super) struct Collector {
     last_record: Option<Lsn>,
     /// Where the record begins that the carry has the beginning of.
     pending: Option<Lsn>,
+    /// The first record.
+    pub(super) first: Option<FirstRecord>,
     has_begun: bool,
 }
 
@@ -57,10 +59,11 @@ impl Collector {
             major: None,
             transactions: carry.map(Transactions::resumed).unwrap_or_default(),
             class_files: carry.map(|carry| carry.class_files.clone()).unwrap_or_default(),
-            class_rows: ClassRows::default(),
+            class_rows: carry.map(|carry| ClassRows::resumed(&carry.class_rows)).unwrap_or_default(),
             mass_change_rows,
             last_record: carry.and_then(|carry| carry.last_record),
             pending: carry.and_then(|carry| carry.pending.as_ref()).map(|fragment| fragment.lsn),
+            first: None,
             has_begun: false,
         }
     }
@@ -74,6 +77,9 @@ impl Collector {
         self.last_record = Some(record.lsn);
         for block in record.blocks() {
             self.touched.touch(block.locator, block.fork, block.block);
+            if block.image.is_some() && block.locator.relation.get() == PG_CLASS {
+                self.class_rows.images(record, block.locator.database, block.locator.relation);
+            }
         }
         match record.header.manager {
             ResourceManager::HEAP => self.heap(record),
@@ -100,10 +106,16 @@ impl Collector {
             Some(last) => last == record.header.previous,
             None => self.pending == Some(record.lsn),
         };
-        if !self.has_begun && !follows {
+        if !self.has_begun {
+            self.first = Some(FirstRecord { lsn: record.lsn, previous: record.header.previous });
+        }
+        // The one that the carry has the beginning of may have been passed over.
+        let is_near = follows || self.pending == Some(record.header.previous);
+        if !self.has_begun && !is_near {
             // What the carry told is of other WAL.
             self.transactions = Transactions::default();
             self.class_files.clear();
+            self.class_rows.clear();
         } else if !follows {
             self.transactions.gap();
         }
@@ -176,20 +188,19 @@ impl Collector {
         if is_deletion {
             return self.transactions.class_row(xid, 2);
         }
-        for row in record.class_rows(class_file) {
+        for row in &self.class_rows.written(record, files.database, class_file) {
             self.transactions.class_row(xid, usize::from(row.replaces.is_some()));
-            let row = self.class_rows.complete(files.database, row);
             let Some(relation) = row.oid else { continue };
+            let rewritten = rewritten_table(row);
             if row.replaces.is_none() {
                 self.transactions.made(xid, relation);
-                if let (Some(table), Some(number)) = (rewritten_table(row), row.file_number) {
+                if let (Some(table), Some(number)) = (rewritten, row.file_number) {
                     self.transactions.rewritten(xid, table, number);
-                    continue;
                 }
             } else if let Some(number) = row.file_number.filter(|number| number.get() != 0) {
                 self.transactions.moved(xid, relation, number);
             }
-            if let Some(name) = name_of(xid, files.database, row) {
+            if let Some(name) = name_of(xid, files.database, row).filter(|_| rewritten.is_none()) {
                 self.transactions.named(name);
             }
         }
@@ -205,7 +216,12 @@ impl Collector {
     }
 
     fn decoded(&mut self, record: &Record<'_>) {
-        let Ok(payload) = record.payload() else { return };
+        let Ok(payload) = record.payload() else {
+            if may_matter(record.bytes()) {
+                self.facts.flags.add(WalFlags::NOT_UNDERSTOOD);
+            }
+            return;
+        };
         match payload {
             Payload::Commit(end) => self.commit(record, &end),
             Payload::Abort(end) => self.abort(&end),
@@ -316,6 +332,10 @@ impl Collector {
 
     /// Tells what a committed transaction did, if it is worth it.
     fn notable(&mut self, record: &Record<'_>, end: &TransactionEnd<'_>) {
+        if end.is_cut {
+            // What it dropped, and its subtransactions, may be in the part that was not kept.
+            self.facts.flags.add(WalFlags::EVENTS_LEFT_OUT);
+        }
         let is_plain = end.subxacts.is_empty() && end.deleted_files.is_empty() && end.dropped.is_empty();
         let threshold = self.mass_change_rows;
         let mut transaction = self
@@ -384,7 +404,9 @@ impl Collector {
 
     fn checkpoint(&mut self, record: &Record<'_>, kind: CheckpointKind, checkpoint: &CheckPoint) {
         self.facts.flags.add(WalFlags::CHECKPOINT);
-        if !checkpoint.full_page_writes {
+        if checkpoint.full_page_writes {
+            self.class_rows.checkpoint(checkpoint.redo);
+        } else {
             self.facts.flags.add(WalFlags::FULL_PAGE_WRITES_OFF);
         }
         if checkpoint.timeline != checkpoint.previous_timeline {
@@ -427,6 +449,7 @@ impl Collector {
     pub(super) fn carry(&mut self, carry: &mut Carry) {
         std::mem::take(&mut self.transactions).carry(carry);
         carry.class_files = std::mem::take(&mut self.class_files);
+        carry.class_rows = std::mem::take(&mut self.class_rows).carry();
     }
 
     fn wal_level(&mut self, level: Option<WalLevel>) {
@@ -468,29 +491,17 @@ fn rewritten_table(row: &ClassRow) -> Option<Oid> {
     std::str::from_utf8(digits).ok()?.parse().ok().map(Oid::new)
 }
 
-/// So many rows of `pg_class` are remembered.
-const CLASS_ROWS_MAX: usize = 8192;
-
-/// Rows of `pg_class` that were written in this segment, by database, block and number: an update leaves out what did
-/// not change.
-#[derive(Debug, Default)]
-struct ClassRows(FxHashMap<(Oid, u32, u16), ClassRow>);
-
-impl ClassRows {
-    /// Fills in what a row has in common with the one that it takes the place of.
-    fn complete(&mut self, database: Oid, mut row: ClassRow) -> &ClassRow {
-        let before = row.replaces.and_then(|(block, offset)| self.0.get(&(database, block, offset)));
-        if let Some(before) = before {
-            row.oid = row.oid.or(before.oid);
-            row.name = row.name.or_else(|| before.name.clone());
-            row.namespace = row.namespace.or(before.namespace);
-            row.file_number = row.file_number.or(before.file_number);
-            row.tablespace = row.tablespace.or(before.tablespace);
-            row.kind = row.kind.or(before.kind);
-        }
-        if self.0.len() >= CLASS_ROWS_MAX {
-            self.0.clear();
-        }
-        self.0.entry((database, row.block, row.offset)).insert_entry(row).into_mut()
+/// Whether a record that begins with these bytes may be of a kind that facts are made of: a transaction's end, a
+/// restore point, a change of settings. True where its header is not all there.
+#[must_use]
+pub fn may_matter(bytes: &[u8]) -> bool {
+    let Some(header) = bytes.get(..RecordHeader::SIZE) else { return true };
+    let (Some(&info), Some(&manager)) = (header.get(16), header.get(17)) else { return true };
+    match ResourceManager::new(manager) {
+        // Not a preparation, an assignment or invalidations.
+        ResourceManager::TRANSACTION => !matches!(info & 0x70, 0x10 | 0x50 | 0x60),
+        // Not a page image, a used-up OID or nothing at all.
+        ResourceManager::XLOG => !matches!(info & 0xF0, 0x20 | 0x30 | 0xA0 | 0xB0),
+        _ => false,
     }
 }

@@ -109,8 +109,10 @@ impl WalFlags {
     pub const NAMES: Self = Self(1 << 16);
     /// Events were left out of the index because there were too many.
     pub const EVENTS_LEFT_OUT: Self = Self(1 << 17);
+    /// A record that facts are made of was not understood: the facts may lack it, and only the segment itself tells.
+    pub const NOT_UNDERSTOOD: Self = Self(1 << 18);
 
-    const NAMES_OF_FLAGS: [&'static str; 18] = [
+    const NAMES_OF_FLAGS: [&'static str; 19] = [
         "restore_point",
         "checkpoint",
         "parameter_change",
@@ -129,6 +131,7 @@ impl WalFlags {
         "mass_change",
         "names",
         "events_left_out",
+        "not_understood",
     ];
 
     /// No flag.
@@ -206,8 +209,8 @@ pub struct WalFacts {
 impl WalFacts {
     /// Adds the facts of the WAL that follows.
     pub fn append(&mut self, next: &Self) {
-        self.commits += next.commits;
-        self.aborts += next.aborts;
+        self.commits = self.commits.saturating_add(next.commits);
+        self.aborts = self.aborts.saturating_add(next.aborts);
         self.first_commit = self.first_commit.or(next.first_commit);
         self.last_commit = next.last_commit.or(self.last_commit);
         self.commit_times = joined(self.commit_times, next.commit_times, TimeRange::join);
@@ -254,8 +257,9 @@ pub struct SegmentSummary {
     pub facts: WalFacts,
     /// The position after the last whole record in it; its first byte's address when there is none.
     pub wal_end: Lsn,
-    /// Whether a record that began in the segment before was joined, so that the facts tell of it too. True also
-    /// when no record reaches in.
+    /// Whether the WAL is known to go on from the segment before without a break: its first record links to the
+    /// last one there, and a record that reaches in was read whole, so that the facts tell of it too. False where
+    /// the segment before was not known.
     pub joined: bool,
     /// The record that goes on in the next segment. Also `None` when the whole segment lies within a record whose
     /// beginning was not seen: then the segment is not joined, and no record ends in it.

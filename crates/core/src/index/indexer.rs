@@ -1,11 +1,9 @@
 //! Making the index of a segment in one pass over its bytes.
 
-use walden_pg::wal::{
-    OnDamage, RecordHeader, ResourceManager, SegmentOutcome, Stop, WalScanner, WalScannerOptions,
-};
+use walden_pg::wal::{OnDamage, SegmentOutcome, Stop, WalScanner, WalScannerOptions};
 use walden_pg::{Lsn, PgMajor, SegmentName, SegmentNumber, SystemId, WalSegmentSize};
 
-use super::collect::Collector;
+use super::collect::{Collector, may_matter};
 use super::error::{IndexError, Result};
 use super::facts::{SegmentSummary, Straddler, WalFlags};
 use super::segment_index::{Carry, DamageNote, FRAGMENT_BYTES_MAX, Fragment, SegmentIndex};
@@ -64,7 +62,8 @@ impl SegmentIndexer {
             ..WalScannerOptions::new(options.segment_size)
         });
         let carry = previous.map(|previous| &previous.carry).filter(|carry| carry.next == Some(number));
-        if let Some(carry) = carry {
+        if let Some(carry) = carry.filter(|carry| carry.pending.as_ref().is_none_or(Fragment::can_be_joined))
+        {
             scanner.resume(number, carry.last_record, carry.pending.as_ref().map(Fragment::as_pending));
         }
         scanner.begin_segment(name).map_err(IndexError::SegmentName)?;
@@ -103,7 +102,7 @@ impl SegmentIndexer {
         let (damage, damage_count) = damage_of(&outcome);
         let carry = self.carry(&outcome);
         let straddler = self.straddler(&outcome);
-        let joined = outcome.joined || outcome.head == 0;
+        let joined = outcome.joined;
         SegmentIndex {
             segment: self.name,
             segment_size: self.options.segment_size,
@@ -121,6 +120,7 @@ impl SegmentIndexer {
             head_bytes: if joined { 0 } else { outcome.head },
             carry,
             siblings: Vec::new(),
+            first_record: self.collector.first,
             events: self.collector.events,
         }
     }
@@ -160,17 +160,4 @@ fn damage_of(outcome: &SegmentOutcome) -> (Vec<DamageNote>, u64) {
         |damage: &walden_pg::wal::Damage| DamageNote { lsn: damage.lsn, what: damage.fault.to_string() };
     let notes = outcome.damage.iter().chain(last).take(SegmentOutcome::MAX_DAMAGE).map(note).collect();
     (notes, outcome.damage_count + u64::from(last.is_some()))
-}
-
-/// Whether a record that begins with these bytes may be of a kind that facts are made of.
-fn may_matter(bytes: &[u8]) -> bool {
-    let Some(header) = bytes.get(..RecordHeader::SIZE) else { return true };
-    let (Some(&info), Some(&manager)) = (header.get(16), header.get(17)) else { return true };
-    match ResourceManager::new(manager) {
-        // Not a preparation, an assignment or invalidations.
-        ResourceManager::TRANSACTION => !matches!(info & 0x70, 0x10 | 0x50 | 0x60),
-        // Not a page image, a used-up OID or nothing at all.
-        ResourceManager::XLOG => !matches!(info & 0xF0, 0x20 | 0x30 | 0xA0 | 0xB0),
-        _ => false,
-    }
 }

@@ -6,6 +6,7 @@
 mod blocks;
 mod blocks_codec;
 mod border;
+mod class_rows;
 mod classify;
 mod codec;
 mod collect;
@@ -24,12 +25,13 @@ mod tests;
 
 pub use blocks::{ForkBlocks, RelationFork, TouchedBlocks};
 pub use border::resolve_border;
+pub use collect::may_matter;
 pub use error::IndexError;
 pub use events::{Event, EventKind, NotableTransaction, RelationChange, RelationName, RelationOperation};
 pub use facts::{CommitMark, SegmentSummary, Straddler, TimeRange, WalFacts, WalFlags, XidRange, larger};
 pub use indexer::{IndexerOptions, SegmentIndexer};
 pub use rollup::{LogSummary, NumberRange, Rollup, RollupEntry};
 pub use segment_index::{
-    Carry, CreatedFiles, DamageNote, FRAGMENT_BYTES_MAX, Filling, Fragment, OpenTransaction, RowCounts,
-    SegmentIndex,
+    Carry, ClassTuple, CreatedFiles, DamageNote, FRAGMENT_BYTES_MAX, Filling, FirstRecord, Fragment,
+    OpenTransaction, RowCounts, SegmentIndex,
 };

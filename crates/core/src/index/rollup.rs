@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use walden_pg::{SegmentNumber, TimelineId};
 
 use super::codec::{Kind, SectionWriter, Sections};
-use super::error::Result;
-use super::facts::{SegmentSummary, WalFacts};
+use super::error::{IndexError, Result};
+use super::facts::{SegmentSummary, WalFacts, WalFlags};
 
 /// A segment as a rollup, or the index of a later segment, remembers it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,7 +35,7 @@ impl NumberRange {
     /// The last.
     #[must_use]
     pub fn last(&self) -> SegmentNumber {
-        SegmentNumber::new(self.first.get() + u64::from(self.count).saturating_sub(1))
+        SegmentNumber::new(self.first.get().saturating_add(u64::from(self.count).saturating_sub(1)))
     }
 
     /// Whether a segment is among them.
@@ -56,8 +56,8 @@ pub struct LogSummary {
     pub object_bytes: u64,
     /// What is in them.
     pub facts: WalFacts,
-    /// Whether some facts may be missing: a segment without a summary, or one whose first record was not joined
-    /// although it may matter.
+    /// Whether some facts may be missing: a segment without a summary, one that was not joined to the one before, or
+    /// one with a record that was not understood.
     pub incomplete: bool,
 }
 
@@ -114,14 +114,42 @@ impl Rollup {
     /// Reads what [`Rollup::encode`] wrote.
     ///
     /// # Errors
-    /// As [`SegmentIndex::decode`](super::SegmentIndex::decode).
+    /// As [`SegmentIndex::decode`](super::SegmentIndex::decode). Numbers of segments that are not of their directory,
+    /// whatever the segment size, are damage.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         let sections = Sections::read(KIND, bytes)?;
         let (timeline, log) = sections.structure(HEAD, "the rollup's head")?;
         let segments = sections.list(SEGMENTS, "the rollup's list of segments", SEGMENTS_READ_MAX)?;
         let earlier = sections.list(EARLIER, "the rollup's list of directories", EARLIER_READ_MAX)?;
+        if !are_in_their_directories((log, &segments), &earlier) {
+            return Err(IndexError::Damaged { part: "the rollup's numbers of segments" });
+        }
         Ok(Self::build(timeline, log, segments, earlier))
     }
+}
+
+/// Whether there is a segment size with which all segments are of the directories that they are told for, and ranges
+/// of them rise.
+fn are_in_their_directories((log, segments): (u32, &[RollupEntry]), earlier: &[LogSummary]) -> bool {
+    let rise = |summary: &LogSummary| {
+        let gaps = summary.present.windows(2).all(|pair| match pair {
+            [before, after] => before.last() < after.first,
+            _ => true,
+        });
+        gaps && summary.present.iter().all(|range| range.count > 0)
+    };
+    let fits = |per_log: u64| {
+        let is_of = |log: u32, number: SegmentNumber| number.get() / per_log == u64::from(log);
+        segments.iter().all(|entry| is_of(log, entry.number))
+            && earlier.iter().all(|summary| {
+                summary
+                    .present
+                    .iter()
+                    .all(|range| is_of(summary.log, range.first) && is_of(summary.log, range.last()))
+            })
+    };
+    // A directory has 4 GiB of WAL, and segments have 1 MiB to 1 GiB.
+    earlier.iter().all(rise) && (2..=12).any(|power| fits(1 << power))
 }
 
 /// Sorts by a key, and keeps the last of those with the same one.
@@ -139,7 +167,7 @@ impl LogSummary {
             Self { log, present: Vec::new(), object_bytes: 0, facts: WalFacts::default(), incomplete: false };
         let mut before: Option<&RollupEntry> = None;
         for entry in entries {
-            summary.object_bytes += u64::from(entry.object_bytes);
+            summary.object_bytes = summary.object_bytes.saturating_add(entry.object_bytes.into());
             let follows = before.is_some_and(|before| before.number.next() == entry.number);
             match summary.present.last_mut() {
                 Some(range) if follows => range.count = range.count.saturating_add(1),
@@ -148,7 +176,7 @@ impl LogSummary {
             match &entry.summary {
                 Some(own) => {
                     summary.facts.append(&own.facts);
-                    summary.incomplete |= !own.joined;
+                    summary.incomplete |= !own.joined || own.facts.flags.any(WalFlags::NOT_UNDERSTOOD);
                 }
                 None => summary.incomplete = true,
             }

@@ -9,6 +9,7 @@ use walden_pg::{
 use super::blocks::TouchedBlocks;
 use super::blocks_codec;
 use super::codec::{Kind, SectionWriter, Sections};
+use super::collect::may_matter;
 use super::error::{IndexError, Result};
 use super::events::{Event, RelationName};
 use super::facts::SegmentSummary;
@@ -46,6 +47,17 @@ pub struct SegmentIndex {
     /// The segments before in the same LOG directory, as far as the writer remembered them: one read of the newest
     /// segment's index then tells of all of them.
     pub siblings: Vec<RollupEntry>,
+    /// The first record that ends in the segment; `None` when none does, or the writer did not tell.
+    pub first_record: Option<FirstRecord>,
+}
+
+/// Where a record begins, and what it follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FirstRecord {
+    /// Where it begins.
+    pub lsn: Lsn,
+    /// Where the record begins that it says comes before it.
+    pub previous: Lsn,
 }
 
 /// A damaged place.
@@ -75,6 +87,23 @@ pub struct Carry {
     pub complete_from: Option<Xid>,
     /// Databases whose `pg_class` has other files than the first ones, as far as the WAL told it.
     pub class_files: Vec<(Oid, RelFileNumber)>,
+    /// Rows of `pg_class` that were seen since the last checkpoint, the newest first.
+    pub class_rows: Vec<ClassTuple>,
+}
+
+/// A row of `pg_class`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClassTuple {
+    /// The database.
+    pub database: Oid,
+    /// The block that the row is in.
+    pub block: u32,
+    /// Its number in that block, from 1.
+    pub offset: u16,
+    /// Where the record begins that it was last seen in.
+    pub seen: Lsn,
+    /// Its columns, as they are stored.
+    pub columns: Vec<u8>,
 }
 
 /// The beginning of a record.
@@ -164,6 +193,7 @@ const DAMAGE: u8 = 4;
 const HEAD_BYTES: u8 = 5;
 const CARRY: u8 = 6;
 const SIBLINGS: u8 = 7;
+const FIRST_RECORD: u8 = 8;
 
 /// More events than any indexer writes.
 const EVENTS_READ_MAX: usize = 1 << 16;
@@ -203,6 +233,9 @@ impl SegmentIndex {
         sections.raw(BLOCKS, &blocks_codec::encode(&self.blocks));
         sections.list(DAMAGE, &self.damage);
         sections.raw(HEAD_BYTES, &self.head);
+        if let Some(first) = &self.first_record {
+            sections.structure(FIRST_RECORD, first);
+        }
         sections.structure(CARRY, &self.carry);
         sections.list(SIBLINGS, &self.siblings);
         sections.finish()
@@ -223,7 +256,12 @@ impl SegmentIndex {
             let (what, bytes) = ("the index's fragment", fragment.len());
             return Err(IndexError::TooLarge { what, bytes, max: FRAGMENT_BYTES_MAX });
         }
+        let first_record = match sections.raw(FIRST_RECORD) {
+            [] => None,
+            _ => Some(sections.structure(FIRST_RECORD, "the first record's place")?),
+        };
         Ok(Self {
+            first_record,
             segment: head.segment,
             segment_size: head.segment_size,
             major: head.major,
@@ -241,6 +279,12 @@ impl SegmentIndex {
 }
 
 impl Fragment {
+    /// Whether the next segment's indexer can go on with the record and lose nothing: all its bytes so far are kept,
+    /// or no facts are made of its kind.
+    pub(super) fn can_be_joined(&self) -> bool {
+        self.bytes.len() == self.have as usize || !may_matter(&self.bytes)
+    }
+
     /// The same for a scanner.
     pub(super) fn as_pending(&self) -> PendingBytes<'_> {
         PendingBytes {

@@ -250,6 +250,13 @@ fn carry() -> impl Strategy<Value = Carry> {
             open_left_out: number,
             complete_from: Some(Xid::new(number)),
             class_files: vec![(Oid::new(number), RelFileNumber::new(number))],
+            class_rows: vec![ClassTuple {
+                database: Oid::new(number),
+                block: number,
+                offset: 3,
+                seen: Lsn::new(number.into()),
+                columns: vec![1, 2, 3],
+            }],
         }
     })
 }
@@ -269,12 +276,23 @@ fn index() -> impl Strategy<Value = SegmentIndex> {
             head,
             carry,
             siblings,
+            first_record: Some(FirstRecord { lsn: Lsn::new(7), previous: Lsn::new(6) }),
         },
     )
 }
 
+/// Puts segments into a directory of 256.
+fn within(log: u32, mut entries: Vec<RollupEntry>) -> Vec<RollupEntry> {
+    for entry in &mut entries {
+        entry.number = SegmentNumber::new(u64::from(log) * 256 + entry.number.get() % 256);
+    }
+    entries.sort_by_key(|entry| entry.number);
+    entries.dedup_by_key(|entry| entry.number);
+    entries
+}
+
 fn log_summary() -> impl Strategy<Value = LogSummary> {
-    (any::<u32>(), vec(entry(), 0..4)).prop_map(|(log, entries)| LogSummary::of(log, &entries))
+    (any::<u32>(), vec(entry(), 0..4)).prop_map(|(log, entries)| LogSummary::of(log, &within(log, entries)))
 }
 
 proptest! {
@@ -324,8 +342,27 @@ proptest! {
 
     #[test]
     fn a_rollup_is_read_as_it_was_written(segments in vec(entry(), 0..6), earlier in vec(log_summary(), 0..4)) {
+        let segments = within(u32::MAX, segments);
         let rollup = Rollup::build(TimelineId::FIRST, u32::MAX, segments, earlier);
         prop_assert_eq!(Rollup::decode(&rollup.encode()).unwrap(), rollup);
+    }
+
+    #[test]
+    fn a_rollup_with_any_numbers_is_refused_or_harmless(
+        log in 0u32..3, segments in vec(entry(), 0..3), range in any::<(u64, u32)>(), object_bytes: u64,
+    ) {
+        let present = vec![NumberRange { first: SegmentNumber::new(range.0), count: range.1 }];
+        let (facts, incomplete) = (WalFacts { commits: u64::MAX, ..WalFacts::default() }, false);
+        let earlier = vec![LogSummary { log: 0, present, object_bytes, facts, incomplete }];
+        let rollup = Rollup::build(TimelineId::FIRST, log, segments, earlier);
+        if let Ok(decoded) = Rollup::decode(&rollup.encode()) {
+            let numbers = decoded.segments.iter().map(|entry| entry.number);
+            let ranges = decoded.earlier.iter().flat_map(|log| &log.present).map(NumberRange::last);
+            prop_assert!(numbers.chain(ranges).all(|number| number.get() < 3 << 12));
+        }
+        let mut all = facts;
+        all.append(&facts);
+        prop_assert_eq!(all.commits, u64::MAX);
     }
 
     #[test]
@@ -341,7 +378,7 @@ proptest! {
 }
 
 fn plain(number: u64, joined: bool, straddler: Option<bool>) -> RollupEntry {
-    let lsn = Lsn::new(number * 100);
+    let lsn = Lsn::new(number.saturating_mul(100));
     RollupEntry {
         number: SegmentNumber::new(number),
         object_bytes: 10,
@@ -369,6 +406,43 @@ fn a_directory_tells_what_is_missing_in_it() {
     assert!(LogSummary::of(1, &[plain(4, false, None)]).incomplete);
     assert!(LogSummary::of(1, &[plain(4, true, None), plain(6, false, None)]).incomplete);
     assert!(LogSummary::of(1, &[RollupEntry { summary: None, ..plain(4, true, None) }]).incomplete);
+}
+
+#[test]
+fn a_rollup_tells_only_of_its_own_directories() {
+    let rollup = |number: u64, first: u64, count: u32| {
+        let mut earlier = LogSummary::of(1, &[]);
+        earlier.present.push(NumberRange { first: SegmentNumber::new(first), count });
+        let rollup = Rollup::build(TimelineId::FIRST, 2, vec![plain(number, true, None)], vec![earlier]);
+        Rollup::decode(&rollup.encode())
+    };
+    rollup(2 * 256, 256, 256).unwrap();
+    rollup(2 * 4 + 3, 4, 4).unwrap();
+    for (number, first, count) in [
+        // Of another directory, with the size that the others have.
+        (3 * 256, 256, 256),
+        (2 * 256, 256, 257),
+        (2 * 256, 256, 0),
+        (2 * 256, u64::MAX, u32::MAX),
+        (u64::MAX, 256, 256),
+        // No segment is so small.
+        (2 << 13, 1 << 13, 1),
+    ] {
+        assert!(
+            matches!(rollup(number, first, count), Err(IndexError::Damaged { .. })),
+            "{number} {first} {count}"
+        );
+    }
+    assert_eq!(NumberRange { first: SegmentNumber::new(u64::MAX), count: 9 }.last().get(), u64::MAX);
+}
+
+#[test]
+fn a_directory_with_a_record_that_was_not_understood_tells_that_facts_may_be_missing() {
+    let mut entry = plain(4, true, None);
+    if let Some(summary) = &mut entry.summary {
+        summary.facts.flags.add(WalFlags::NOT_UNDERSTOOD);
+    }
+    assert!(LogSummary::of(1, &[entry]).incomplete);
 }
 
 #[test]

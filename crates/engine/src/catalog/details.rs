@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::{StreamExt, stream};
-use walden_core::index::DamageNote;
+use walden_core::index::{DamageNote, may_matter};
 use walden_core::{
     CatalogSnapshot, ErrorKind, IncarnationLayout, ParameterMark, RecordSpan, RestorePointMark,
     SegmentDetail, SegmentEnd, TransactionEndMark,
@@ -143,6 +143,7 @@ fn empty(segment: SegmentId, read_from: SegmentNumber) -> SegmentDetail {
         parameters: Vec::new(),
         backup_ends: Vec::new(),
         damage: Vec::new(),
+        damage_count: 0,
         end: SegmentEnd::GoesOn,
     }
 }
@@ -159,8 +160,10 @@ fn scan(
     let outcome = scanner
         .scan_segment(name, bytes, |record| note(&mut detail, record))
         .map_err(|source| EngineError::Format { what: name.to_string(), source })?;
-    detail.joined = outcome.joined || outcome.skipped_head == 0;
-    detail.damage = outcome.damage.iter().map(note_of).collect();
+    detail.joined = outcome.joined;
+    detail.damage_count = outcome.damage_count + detail.damage.len() as u64;
+    detail.damage.extend(outcome.damage.iter().map(note_of));
+    detail.damage.sort_by_key(|damage| damage.lsn);
     detail.end = end_of(&outcome);
     Ok(detail)
 }
@@ -173,6 +176,9 @@ fn note(detail: &mut SegmentDetail, record: &Record<'_>) {
         Ok(payload) => payload,
         Err(fault) => {
             tracing::warn!(lsn = %record.lsn, %fault, "a record with a good checksum can't be understood");
+            if may_matter(record.bytes()) {
+                detail.damage.push(DamageNote { lsn: record.lsn, what: fault.to_string() });
+            }
             return;
         }
     };

@@ -9,10 +9,12 @@ use walden_core::index::{
     WalFacts,
 };
 use walden_core::{
-    Incarnation, IncarnationRecord, Listed, Need, ObjectKind, RecordKind, WalIdentity, Writer,
-    encode_envelope,
+    BackupRecord, Incarnation, IncarnationEntry, IncarnationRecord, Listed, Need, ObjectKind, RecordKind,
+    ServerRecord, WalIdentity, Writer, encode_envelope,
 };
-use walden_engine::{RebuildRequest, index_rebuild, load_overview, load_snapshot, satisfy};
+use walden_engine::{
+    CheckStatus, RebuildRequest, check, index_rebuild, load_overview, load_snapshot, satisfy, window,
+};
 use walden_pg::{
     ArchiveFileName, Lsn, PgMajor, PgTimestamp, SegmentId, SegmentNumber, SystemId, TimelineId,
     WalSegmentSize, Xid,
@@ -70,6 +72,7 @@ fn store(bench: &Bench, timeline: TimelineId, number: u64, siblings: &mut Vec<Ro
         head_bytes: 0,
         carry: Carry::default(),
         siblings: siblings.clone(),
+        first_record: None,
     };
     let fields = HeaderFields {
         kind: ObjectKind::Segment,
@@ -210,4 +213,70 @@ async fn a_rollup_is_believed_only_as_far_as_the_listing_agrees() {
     assert!(of(4).unwrap().facts.flags.any(walden_core::index::WalFlags::DAMAGED));
     assert_eq!(of(5), Some(&summary(5)));
     assert_eq!(Lsn::new(5 * SIZE), size.start_of(SegmentNumber::new(5)));
+}
+
+/// A server record, and backups that begin and end in a segment each.
+async fn with_backups(bench: &Bench, numbers: [u64; 2]) {
+    let record = record();
+    let backups = numbers.into_iter().zip(0..).map(|(number, n)| backup(number, n));
+    let server = ServerRecord {
+        revision: 1,
+        server: record.server.clone(),
+        repository_id: record.repository_id.clone(),
+        current: record.incarnation(),
+        incarnations: vec![IncarnationEntry {
+            incarnation: record.incarnation(),
+            added_by: record.created_by.clone(),
+        }],
+        adoptions: Vec::new(),
+    };
+    let server = (bench.ctx.layout().revision(1), encode_envelope(RecordKind::Server, &server).unwrap());
+    let backups = backups.map(|backup| {
+        let key = layout(record.incarnation(), bench).backup(&backup.id).commit();
+        (key, encode_envelope(RecordKind::Backup, &backup).unwrap())
+    });
+    for (key, text) in backups.chain([server]) {
+        let text = Bytes::from(text);
+        bench.ctx.store.create_record_once(&key, &text, &bench.ctx.budget()).await.unwrap();
+    }
+}
+
+fn backup(number: u64, n: u64) -> BackupRecord {
+    let record = record();
+    let start = record.segment_size.start_of(SegmentNumber::new(number));
+    BackupRecord {
+        start_lsn: start.saturating_add(40),
+        checkpoint_lsn: start.saturating_add(40),
+        stop_lsn: start.saturating_add(80),
+        segment_size: record.segment_size,
+        incarnation: record.incarnation(),
+        server: record.server,
+        ..walden_testkit::million::backup(n)
+    }
+}
+
+#[tokio::test]
+async fn a_check_takes_no_rollups_word_and_a_window_says_where_it_does() {
+    let last = 20 * PER_LOG + 10;
+    let bench = archive(0..=last).await;
+    with_backups(&bench, [2, 15 * PER_LOG + 3]).await;
+    index_rebuild(&bench.ctx, &record(), RebuildRequest::default()).await.unwrap();
+    let lose = |number: u64| {
+        let name = SegmentId::new(FIRST, SegmentNumber::new(number)).name(record().segment_size);
+        let key = layout(record().incarnation(), &bench).archive_file(ArchiveFileName::Segment(name));
+        std::fs::remove_file(bench.directory.path().join("repo").join(key.to_string())).unwrap();
+    };
+    let seen = async || {
+        let report = check(&bench.ctx, None, None).await.unwrap();
+        let coverage = report.checks.iter().find(|check| check.name == "coverage").unwrap().status;
+        let window = window(&bench.ctx, &record()).await.unwrap();
+        (coverage, window.newest.unwrap().lsn, window.by_rollup, window.timelines[0].gaps.len())
+    };
+    let commit = |number: u64| summary(number).facts.last_commit.unwrap().lsn;
+    assert_eq!(seen().await, (CheckStatus::Ok, commit(last), 15 * PER_LOG, 0));
+    // Before the newest backup, where a window does not look.
+    lose(6 * PER_LOG + 5);
+    assert_eq!(seen().await, (CheckStatus::Warning, commit(last), 15 * PER_LOG, 0));
+    lose(17 * PER_LOG + 9);
+    assert_eq!(seen().await, (CheckStatus::Failure, commit(17 * PER_LOG + 8), 15 * PER_LOG, 1));
 }

@@ -91,7 +91,9 @@ impl<'a> Record<'a> {
     ///
     /// # Errors
     /// [`Fault::Layout`] if the record is shorter than its kind needs. The checksum has been checked,
-    /// so this means another minor version's format, or a record so long that not all of it was kept.
+    /// so this means another minor version's format, or a record so long that not all of it was kept
+    /// (of a commit or an abort that still gives the time and, unless prepared, the transaction:
+    /// [`TransactionEnd::is_cut`]).
     pub fn payload(&self) -> Result<Payload<'a>, Fault> {
         let (what, payload) = match self.header.manager {
             ResourceManager::XLOG => ("an XLOG record", xlog::decode(self)),

@@ -160,6 +160,7 @@ impl Archive {
                 parameters: Vec::new(),
                 backup_ends: Vec::new(),
                 damage: Vec::new(),
+                damage_count: 0,
                 end: SegmentEnd::GoesOn,
             });
         }

@@ -65,6 +65,7 @@ fn index(number: u32, events: Vec<Event>) -> (SegmentId, SegmentIndex) {
         head_bytes: 0,
         carry: Carry::default(),
         siblings: Vec::new(),
+        first_record: None,
     };
     (segment.id(WalSegmentSize::DEFAULT).unwrap(), index)
 }
@@ -213,6 +214,23 @@ fn names_in_the_wal_count_from_their_commit_on() {
 }
 
 #[test]
+fn new_files_are_those_of_the_relation_that_had_the_old_ones() {
+    let mut book = book();
+    book.add_relation(place(1, 0x100), SHOP, named(20_000, "orders", 20_900, 'r'));
+    let moved = |relation, old: Option<u32>, new| RelationChange {
+        new_files: Some(file(new)),
+        ..change(RelationOperation::Rewrite, relation, old)
+    };
+    let changes = vec![moved(None, Some(20_900), 21_000)];
+    book.add_event(timeline(1), &event(0x300_0100, transaction(100, changes)));
+    let changes = vec![moved(Some(20_000), None, 22_000)];
+    book.add_event(timeline(1), &event(0x300_0200, transaction(100, changes)));
+    for (number, lsn) in [(20_900, 0x300_0100), (21_000, 0x300_0150), (22_000, 0x300_0250)] {
+        assert_eq!(book.relation_of_file(SHOP, number, place(1, lsn)), Some(Oid::new(20_000)), "{number}");
+    }
+}
+
+#[test]
 fn points_and_databases_are_found_by_what_they_are() {
     let point = |lsn, name: &str| event(lsn, EventKind::RestorePoint { name: name.into(), time: at(50) });
     let database = EventKind::DatabaseDropped { database: Oid::new(9), xid: Xid::new(4), time: at(60) };
@@ -245,6 +263,7 @@ fn detail(ends: impl IntoIterator<Item = (u64, u32, i64, bool)>) -> SegmentDetai
         parameters: Vec::new(),
         backup_ends: Vec::new(),
         damage: Vec::new(),
+        damage_count: 0,
         end: SegmentEnd::GoesOn,
     }
 }

@@ -434,6 +434,7 @@ fn add_one_commit(snapshot: &mut CatalogSnapshot, name: SegmentName, after: Lsn,
         parameters: Vec::new(),
         backup_ends: Vec::new(),
         damage: Vec::new(),
+        damage_count: 0,
         end: SegmentEnd::GoesOn,
     });
 }

@@ -51,6 +51,9 @@ pub struct TransactionEnd<'a> {
     pub gid: Option<&'a [u8]>,
     /// The position and the time at the origin of a replicated transaction.
     pub origin: Option<(Lsn, PgTimestamp)>,
+    /// Whether the record was so long that not all of it was kept: time and transaction are right, the lists may
+    /// be missing.
+    pub is_cut: bool,
 }
 
 /// A transaction that was prepared. It ends with a commit or an abort of its own.
@@ -99,7 +102,6 @@ pub(super) fn decode<'a>(record: &Record<'a>) -> Option<Payload<'a>> {
 fn end<'a>(record: &Record<'a>, reader: &mut Reader<'a>, commits: bool) -> Option<TransactionEnd<'a>> {
     let time = PgTimestamp::new(reader.i64()?);
     let info = if record.header.info & HAS_INFO != 0 { reader.u32()? } else { 0 };
-    let has = |bit| info & bit != 0;
     let mut end = TransactionEnd {
         time,
         xid: record.header.xid,
@@ -109,10 +111,27 @@ fn end<'a>(record: &Record<'a>, reader: &mut Reader<'a>, commits: bool) -> Optio
         deleted_files: Locators::default(),
         dropped: DroppedObjects::default(),
         invalidations: Invalidations::default(),
-        held_exclusive_locks: has(HAS_EXCLUSIVE_LOCKS),
+        held_exclusive_locks: info & HAS_EXCLUSIVE_LOCKS != 0,
         gid: None,
         origin: None,
+        is_cut: false,
     };
+    if read_parts(&mut end, reader, record.major, (info, commits)).is_some() {
+        return Some(end);
+    }
+    // A prepared transaction's id is behind the lists, and the header has none.
+    end.is_cut = !record.is_kept_whole() && info & HAS_TWO_PHASE == 0 && end.xid.is_valid();
+    end.is_cut.then_some(end)
+}
+
+/// Reads what is behind the time, in the order of the record; `None` where the record ends early.
+fn read_parts<'a>(
+    end: &mut TransactionEnd<'a>,
+    reader: &mut Reader<'a>,
+    major: PgMajor,
+    (info, commits): (u32, bool),
+) -> Option<()> {
+    let has = |bit| info & bit != 0;
     if has(HAS_DATABASE) {
         end.database = Some(Oid::new(reader.u32()?));
         let _default_tablespace = reader.u32()?;
@@ -124,7 +143,7 @@ fn end<'a>(record: &Record<'a>, reader: &mut Reader<'a>, commits: bool) -> Optio
         end.deleted_files = Locators(reader.counted_list()?);
     }
     if has(HAS_DROPPED_STATS) {
-        end.dropped = DroppedObjects::read(reader, record.major)?;
+        end.dropped = DroppedObjects::read(reader, major)?;
     }
     if commits && has(HAS_INVALIDATIONS) {
         end.invalidations = Invalidations(reader.counted_list()?);
@@ -139,7 +158,7 @@ fn end<'a>(record: &Record<'a>, reader: &mut Reader<'a>, commits: bool) -> Optio
     if has(HAS_ORIGIN) {
         end.origin = Some((Lsn::new(reader.u64()?), PgTimestamp::new(reader.i64()?)));
     }
-    Some(end)
+    Some(())
 }
 
 /// Reads the state that PREPARE also writes to `pg_twophase` (`TwoPhaseFileHeader`): a header, then
