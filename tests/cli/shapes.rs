@@ -248,6 +248,7 @@ pub(crate) struct Window {
     pub(crate) timelines: Vec<TimelineWindow>,
     pub(crate) newest: Option<Moment>,
     pub(crate) rpo_seconds: Option<i64>,
+    pub(crate) by_rollup: u64,
     pub(crate) cost: Cost,
 }
 

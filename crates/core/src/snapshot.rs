@@ -228,7 +228,14 @@ impl CatalogSnapshot {
         timelines
     }
 
-    /// How many segments there are, and their bytes in the store.
+    /// How many segments count as there by the word of rollups alone: their directories were not listed.
+    #[must_use]
+    pub fn told_segments(&self) -> u64 {
+        let told = self.logs.iter().filter(|((timeline, log), _)| !self.is_listed(*timeline, *log));
+        told.flat_map(|(_, log)| &log.present).map(|range| u64::from(range.count)).sum()
+    }
+
+    /// How many segments were listed, and their bytes in the store.
     #[must_use]
     pub fn segment_totals(&self) -> (u64, u64) {
         let runs = self.segments.values().flatten();

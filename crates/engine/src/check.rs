@@ -1,11 +1,12 @@
 //! `walden check`: is this server archived, and would a recovery find what it needs?
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use jiff::Timestamp;
 use serde::Serialize;
 use walden_core::{CatalogSnapshot, ConditionalCreate, IncarnationRecord, Need, RecoveryWindow};
-use walden_pg::{ArchiveFileName, SegmentId, SystemId};
+use walden_pg::{ArchiveFileName, SegmentId, SegmentName, SystemId, TimelineId};
 use walden_store::{HeaderRead, StoreError};
 
 use crate::catalog::{load_overview, satisfy};
@@ -126,12 +127,13 @@ pub async fn check(
         }
     }
     let mut snapshot = load_overview(ctx, &record).await?;
+    list_all(ctx, &mut snapshot).await?;
     let newest = newest_segments(&snapshot);
     summarize(ctx, &mut snapshot, &newest).await?;
     let window = window_from(ctx, &mut snapshot).await?;
     checks.push(backups_check(&snapshot, now));
     checks.push(coverage_check(&window));
-    checks.push(damage_check(&window));
+    checks.push(damage_check(ctx, &snapshot, &window).await?);
     checks.extend(commit_check(&window));
     checks.extend(index_check(ctx, &snapshot, newest.last().copied()).await?);
     checks.push(strays_check(&snapshot));
@@ -182,7 +184,7 @@ fn marker_check(data: &DataDirectory, record: &IncarnationRecord) -> Result<Chec
                 NAME,
                 format!(
                     "it was restored from this server's archive at {}: archiving is refused",
-                    marker.restored_at
+                    shown(marker.restored_at)
                 ),
                 "walden server adopt, if it replaces the server for good",
             )
@@ -198,7 +200,8 @@ fn queue_check(data: &DataDirectory, now: Timestamp) -> Result<Check> {
     let (waiting, oldest) = waiting_files(&directory)?;
     let Some((name, since)) = oldest else { return Ok(Check::ok(NAME, "nothing waits to be archived")) };
     let age = now.duration_since(since).as_secs().max(0);
-    let detail = format!("{waiting} files wait to be archived, the oldest ({name}) for {age} s");
+    let (files, wait) = (counted(waiting, "file"), if waiting == 1 { "waits" } else { "wait" });
+    let detail = format!("{files} {wait} to be archived, the oldest ({name}) for {}", lasted(age));
     let hint = "look for walden's messages in the server log; pg_wal grows until archiving works";
     Ok(if age >= WAIT_FAILURE_SECONDS {
         Check::failure(NAME, detail, hint)
@@ -269,11 +272,11 @@ fn archiver_checks(facts: &ArchiverFacts) -> Vec<Check> {
         (archived, Some((name, at))) if archived.as_ref().is_none_or(|(_, done)| done < at) => {
             Check::failure(
                 archiver,
-                format!("the last try to archive failed file={name} at={at}"),
+                format!("the last try to archive failed, at {} file={name}", shown(*at)),
                 "the server log has walden's message",
             )
         }
-        (Some((name, at)), _) => Check::ok(archiver, format!("last archived {name} at {at}")),
+        (Some((name, at)), _) => Check::ok(archiver, format!("last archived {name} at {}", shown(*at))),
         (None, _) => Check::warning(
             archiver,
             "nothing was archived since the statistics began",
@@ -288,14 +291,15 @@ fn backups_check(snapshot: &CatalogSnapshot, now: Timestamp) -> Check {
     let Some(newest) = snapshot.backups.iter().map(|backup| backup.finished_at).max() else {
         return Check::failure(
             NAME,
-            format!("there is no finished backup; unfinished={}", snapshot.unfinished_backups.len()),
+            match snapshot.unfinished_backups.len() {
+                0 => "there is no finished backup".to_owned(),
+                unfinished => format!("there is no finished backup; {} began", counted(unfinished, "backup")),
+            },
             "walden backup create",
         );
     };
-    let hours = now.duration_since(newest).as_hours().max(0);
-    let backups = snapshot.backups.len();
-    let plural = if backups == 1 { "" } else { "s" };
-    let detail = format!("{backups} backup{plural}, the newest ended {hours} h ago");
+    let backups = counted(snapshot.backups.len(), "backup");
+    let detail = format!("{backups}, the newest ended {} ago", lasted(now.duration_since(newest).as_secs()));
     let damaged: usize = snapshot.backups.iter().map(|backup| backup.checksum_failures.len()).sum();
     if damaged > 0 {
         let detail = format!("{detail}; files with wrong page checksums: {damaged}");
@@ -333,9 +337,8 @@ fn coverage_check(window: &RecoveryWindow) -> Check {
         }
     }
     if open > 0 {
-        let detail = format!(
-            "{open} segments are missing after the newest backup: moments behind them can't be reached"
-        );
+        let detail =
+            format!("{} after the newest backup: moments behind can't be reached", missing(open));
         return Check::failure(
             NAME,
             detail,
@@ -344,7 +347,8 @@ fn coverage_check(window: &RecoveryWindow) -> Check {
     }
     if past > 0 {
         let detail = format!(
-            "{past} segments are missing between backups: moments behind them, up to the next backup, can't be reached"
+            "{} between backups: moments behind, up to the next backup, can't be reached",
+            missing(past)
         );
         return Check::warning(NAME, detail, "walden window shows the gaps");
     }
@@ -356,6 +360,53 @@ fn coverage_check(window: &RecoveryWindow) -> Check {
         );
     }
     Check::ok(NAME, "no gap in the WAL after the first backup")
+}
+
+/// "1 backup", "2 backups".
+fn counted(number: usize, thing: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {thing}{plural}")
+}
+
+/// Segments that are not there.
+fn missing(segments: u64) -> String {
+    if segments == 1 { "1 segment is missing".to_owned() } else { format!("{segments} segments are missing") }
+}
+
+/// A stretch of time as people read it; nothing is below 0.
+fn lasted(seconds: i64) -> String {
+    match seconds.max(0) {
+        seconds @ 0..120 => format!("{seconds} s"),
+        seconds @ 120..7200 => format!("{} min", seconds / 60),
+        seconds @ 7200..172_800 => format!("{} h", seconds / 3600),
+        seconds => format!("{} d", seconds / 86_400),
+    }
+}
+
+/// A moment as people read it.
+fn shown(moment: Timestamp) -> String {
+    moment.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
+}
+
+/// Lists what so far only rollups tell of: a check takes nobody's word for an object. Then asks the segments of directories
+/// whose rollups say something else than the listing: what is in them may be damaged.
+async fn list_all(ctx: &Context, snapshot: &mut CatalogSnapshot) -> Result<()> {
+    let mut unlisted: BTreeMap<TimelineId, (u32, u32)> = BTreeMap::new();
+    for (timeline, log) in snapshot.logs.keys().filter(|(timeline, log)| !snapshot.is_listed(*timeline, *log))
+    {
+        let (_, last) = unlisted.entry(*timeline).or_insert((*log, *log));
+        *last = *log;
+    }
+    let needs: Vec<Need> = unlisted
+        .into_iter()
+        .map(|(timeline, (first_log, last_log))| Need::Listing { timeline, first_log, last_log })
+        .collect();
+    satisfy(ctx, snapshot, &needs).await?;
+    let doubtful =
+        snapshot.logs.iter().filter(|(place, told)| told.incomplete && !snapshot.summarized.contains(place));
+    let needs: Vec<Need> =
+        doubtful.map(|((timeline, log), _)| Need::Summaries { timeline: *timeline, log: *log }).collect();
+    satisfy(ctx, snapshot, &needs).await
 }
 
 /// The newest segment of each timeline, by timeline.
@@ -375,27 +426,56 @@ async fn summarize(ctx: &Context, snapshot: &mut CatalogSnapshot, newest: &[Segm
     satisfy(ctx, snapshot, &needs).await
 }
 
-fn damage_check(window: &RecoveryWindow) -> Check {
+/// Damage in the WAL came from the server; an object that is not what was stored came from the store.
+async fn damage_check(ctx: &Context, snapshot: &CatalogSnapshot, window: &RecoveryWindow) -> Result<Check> {
     const NAME: &str = "WAL";
-    let damaged: Vec<String> =
-        window.timelines.iter().flat_map(|timeline| &timeline.damaged).map(ToString::to_string).collect();
+    let damaged: Vec<SegmentName> =
+        window.timelines.iter().flat_map(|timeline| &timeline.damaged).copied().collect();
     if damaged.is_empty() {
-        return Check::ok(NAME, "no damage is known in the archived WAL");
+        return Ok(Check::ok(NAME, "no damage is known in the archived WAL"));
     }
-    let told = damaged.iter().take(DAMAGED_TOLD_MAX).cloned().collect::<Vec<_>>().join(", ");
-    Check::failure(
-        NAME,
-        format!("the WAL in {} segments is damaged, and no recovery gets past it: {told}", damaged.len()),
-        "take a new backup now: walden backup create; then look at the disk below pg_wal",
-    )
+    let layout = ctx.layout().incarnation(snapshot.incarnation.incarnation());
+    let mut told = Vec::new();
+    let (mut objects, mut wal) = (false, false);
+    for name in damaged.iter().take(DAMAGED_TOLD_MAX) {
+        let key = layout.archive_file(ArchiveFileName::Segment(*name));
+        match ctx.store.get_header(&key, &ctx.budget()).await {
+            Err(StoreError::Corrupt { .. }) => {
+                objects = true;
+                told.push(format!("{name} (the object is not what was stored)"));
+            }
+            Ok(_) => {
+                wal = true;
+                told.push(name.to_string());
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let hint = match (objects, wal) {
+        (true, false) => {
+            "take a new backup now: walden backup create; then look at the object in the store: an older version of it or \
+             another copy may be whole"
+        }
+        (true, true) => {
+            "take a new backup now: walden backup create; then look at the store for the objects, and at the disk below \
+             pg_wal for the others"
+        }
+        (false, _) => "take a new backup now: walden backup create; then look at the disk below pg_wal",
+    };
+    let detail = match damaged.len() {
+        1 => format!("segment {} is damaged, and no recovery gets past it", told.concat()),
+        more => format!("{more} segments are damaged, and no recovery gets past them: {}", told.join(", ")),
+    };
+    Ok(Check::failure(NAME, detail, hint))
 }
 
 /// How old the newest commit is that can be restored.
 fn commit_check(window: &RecoveryWindow) -> Option<Check> {
     let seconds = window.rpo_seconds?;
     let newest = window.newest?;
-    let at = newest.time.map(|time| format!(" ({time})")).unwrap_or_default();
-    Some(Check::ok("newest commit", format!("the newest commit that can be restored is {seconds} s old{at}")))
+    let at = newest.time.map(|time| format!(" ({})", shown(time))).unwrap_or_default();
+    let age = lasted(seconds);
+    Some(Check::ok("newest commit", format!("the newest commit that can be restored is {age} old{at}")))
 }
 
 /// Whether the newest segment has an index: what archives it is then up to date.
@@ -434,13 +514,14 @@ fn strays_check(snapshot: &CatalogSnapshot) -> Check {
         None => Check::ok(NAME, "nothing foreign or damaged in the archive"),
         Some(first) => Check::warning(
             NAME,
-            format!(
-                "{} objects do not belong or can't be read, such as {}: {}",
-                snapshot.strays.len(),
-                first.key,
-                first.reason
-            ),
-            "look at them; walden leaves them alone",
+            match snapshot.strays.len() {
+                1 => format!("1 object does not belong or can't be read: {}: {}", first.key, first.reason),
+                more => format!(
+                    "{more} objects do not belong or can't be read, such as {}: {}",
+                    first.key, first.reason
+                ),
+            },
+            "look at what is there; walden leaves it alone",
         ),
     }
 }

@@ -35,10 +35,18 @@ fn render(text: &mut Text, window: &RecoveryWindow, snapshot: &CatalogSnapshot) 
         drawing.draw(text);
     }
     text.gap();
-    text.facts(&[
+    let mut facts = vec![
         ("server", format!("{}, incarnation {}", window.server, window.incarnation)),
         ("looked at", text.moment(window.at)),
-    ]);
+    ];
+    if window.by_rollup > 0 {
+        let told = count(window.by_rollup, "segment");
+        facts.push((
+            "not listed",
+            format!("{told}, there by the word of rollups; walden check lists them all"),
+        ));
+    }
+    text.facts(&facts);
     for timeline in &window.timelines {
         render_timeline(text, timeline);
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use futures::TryStreamExt;
+use walden_core::index::LogSummary;
 use walden_core::{ArchiveObject, CatalogSnapshot, IncarnationLayout, Listed, Stray};
 use walden_pg::{ArchiveFileName, SegmentName, SegmentNumber, TimelineId, WalSegmentSize};
 
@@ -99,11 +100,22 @@ impl Directory {
         }
     }
 
+    /// Whether a rollup tells of the segments that are here, and of all their bytes.
+    fn agrees_with(&self, told: &LogSummary) -> bool {
+        let numbers = told.present.iter().flat_map(|range| range.first.get()..=range.last().get());
+        let bytes = self.segments.values().map(|bytes| (*bytes).min(u64::from(u32::MAX))).sum::<u64>();
+        numbers.eq(self.segments.keys().map(|number| number.get())) && told.object_bytes == bytes
+    }
+
     /// Tells the snapshot what was listed.
     pub(crate) fn add_to(&self, snapshot: &mut CatalogSnapshot) {
         let size = snapshot.incarnation.segment_size;
         for (number, bytes) in &self.segments {
             snapshot.add_segment(walden_pg::SegmentId::new(self.timeline, *number).name(size), *bytes);
+        }
+        if let Some(told) = snapshot.logs.get_mut(&(self.timeline, self.log)) {
+            // What a rollup says counts while it agrees with the objects; else each segment is asked.
+            told.incomplete |= !self.agrees_with(told);
         }
         let is_new = match &mut snapshot.listed {
             Listed::All => false,
