@@ -71,7 +71,13 @@ async fn roll_up(
         }
         let mut snapshot = CatalogSnapshot::new(record.clone());
         snapshot.listed = Listed::Some(BTreeSet::new());
-        SummaryReader::new(ctx, &snapshot).read(&directory, None, &known).await?.entries
+        // PostgreSQL waits, and the memory that whole segments take is not ours to take here.
+        let reader = SummaryReader::new(ctx, &snapshot).without_scans();
+        let summaries = reader.read(&directory, None, &known).await?;
+        if summaries.unknown > 0 {
+            return Ok(false);
+        }
+        summaries.entries
     };
     let before = match remembered_rollup(ctx, record.incarnation(), timeline).filter(|last| last.log <= log) {
         Some(last) => Some(last),

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use futures::{StreamExt, stream};
+use tokio::sync::Semaphore;
 use walden_core::index::{
     Rollup, RollupEntry, SegmentIndex, SegmentSummary, WalFacts, WalFlags, resolve_border,
 };
@@ -21,12 +22,17 @@ use crate::rollup::read_rollup;
 /// The newest index tells of segments before it. When so many told of none, all that is left is read at once.
 const SILENT_READS_MAX: u32 = 2;
 
+/// Plain bytes of segments without an index that are held at once, unless a single segment is larger.
+const SCANNED_BYTES_MAX: u64 = 64 << 20;
+
 /// Reads summaries of an archive's segments.
 pub(crate) struct SummaryReader<'a> {
     ctx: &'a Context,
     layout: IncarnationLayout,
     snapshot: &'a CatalogSnapshot,
     size: WalSegmentSize,
+    /// One permit for each segment that may be held; `None` when no segment may be fetched for its facts.
+    scans: Option<Semaphore>,
 }
 
 /// What is known of one directory while it is read.
@@ -37,6 +43,8 @@ struct Known {
     indexes: BTreeMap<SegmentNumber, SegmentIndex>,
     /// Segments whose facts were read from themselves.
     scanned: u64,
+    /// A segment was met that would have to be fetched, and was not to be.
+    refused: bool,
 }
 
 /// The summaries of a directory.
@@ -46,6 +54,8 @@ pub(crate) struct DirectorySummaries {
     pub(crate) entries: Vec<RollupEntry>,
     /// Segments that had to be fetched whole, because they have no index.
     pub(crate) scanned: u64,
+    /// Segments of which nothing is known, because they were not to be fetched.
+    pub(crate) unknown: u64,
 }
 
 impl DirectorySummaries {
@@ -60,7 +70,15 @@ impl<'a> SummaryReader<'a> {
     /// A reader; the snapshot tells what is in the archive and the histories, for the borders between segments.
     pub(crate) fn new(ctx: &'a Context, snapshot: &'a CatalogSnapshot) -> Self {
         let layout = ctx.layout().incarnation(snapshot.incarnation.incarnation());
-        Self { ctx, layout, snapshot, size: snapshot.incarnation.segment_size }
+        let size = snapshot.incarnation.segment_size;
+        let scans = Some(Semaphore::new(scans_at_once(size)));
+        Self { ctx, layout, snapshot, size, scans }
+    }
+
+    /// Fetches no segments: of those that have neither an index nor a summary nothing will be known, nor of what would be
+    /// read after the first such.
+    pub(crate) fn without_scans(self) -> Self {
+        Self { scans: None, ..self }
     }
 
     /// Lists a directory and reads what its segments hold.
@@ -97,22 +115,29 @@ impl<'a> SummaryReader<'a> {
         known.take(directory, told);
         known.take(directory, rollup.map(|rollup| rollup.segments.as_slice()).unwrap_or_default());
         let mut told_nothing = 0;
-        while told_nothing < SILENT_READS_MAX {
+        while told_nothing < SILENT_READS_MAX && !known.refused {
             let Some((number, bytes)) = known.missing(directory).next_back() else { break };
             let before = known.entries.len();
             known.add(directory, self.read_one(directory, number, bytes).await?);
             told_nothing += u32::from(known.entries.len() == before + 1);
         }
-        let left: Vec<_> = known.missing(directory).collect();
+        let left: Vec<_> = if known.refused { Vec::new() } else { known.missing(directory).collect() };
         let reads =
             stream::iter(left).map(async |(number, bytes)| self.read_one(directory, number, bytes).await);
         let mut reads = std::pin::pin!(reads.buffer_unordered(READS_AT_ONCE));
         while let Some(read) = reads.next().await {
             known.add(directory, read?);
+            if known.refused {
+                break;
+            }
         }
-        self.join_borders(directory, &mut known).await?;
-        let entries = known.entries.into_values().collect();
-        Ok(DirectorySummaries { entries, scanned: known.scanned })
+        if !known.refused {
+            self.join_borders(directory, &mut known).await?;
+        }
+        let entries: Vec<RollupEntry> = known.entries.into_values().collect();
+        let told = entries.iter().filter(|entry| entry.summary.is_some()).count();
+        let unknown = directory.segments.len().saturating_sub(told) as u64;
+        Ok(DirectorySummaries { entries, scanned: known.scanned, unknown })
     }
 
     async fn read_one(&self, directory: &Directory, number: SegmentNumber, bytes: u64) -> Result<ReadOne> {
@@ -173,8 +198,11 @@ impl<'a> SummaryReader<'a> {
         }
     }
 
-    /// Fetches a segment and makes its index.
+    /// Fetches a segment and makes its index, if that is allowed.
     async fn scan(&self, id: SegmentId) -> Result<Told> {
+        let Some(scans) = &self.scans else { return Ok(Told::Nothing) };
+        // Held until the bytes are gone; closed it never is.
+        let _permit = scans.acquire().await;
         let (name, size) = (id.name(self.size), self.size);
         let damaged = |what: String| {
             tracing::warn!(segment = %name, what, "a segment can't be read");
@@ -302,6 +330,7 @@ impl Known {
         };
         match read.known {
             Told::Nothing => {
+                self.refused = true;
                 self.entries.insert(read.number, entry(None));
             }
             Told::Summary(summary) => {
@@ -330,6 +359,11 @@ impl Known {
     }
 }
 
+/// So many segments may be held at once while they are read.
+fn scans_at_once(size: WalSegmentSize) -> usize {
+    usize::try_from(SCANNED_BYTES_MAX / size.bytes()).unwrap_or(1).max(1)
+}
+
 /// What is told of a segment whose object can't be read.
 fn damaged_summary(size: WalSegmentSize, id: SegmentId) -> SegmentSummary {
     SegmentSummary {
@@ -353,4 +387,16 @@ pub(crate) fn predecessor(
     let history = histories.get(&id.timeline)?;
     let begun = history.ranges().find(|range| size.segment_of(range.begin) <= number)?;
     Some(SegmentId::new(begun.timeline, number))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segments_without_an_index_are_held_a_few_at_once() {
+        for (mib, expected) in [(1, 64), (16, 4), (64, 1), (1024, 1)] {
+            assert_eq!(scans_at_once(WalSegmentSize::new(mib << 20).unwrap()), expected);
+        }
+    }
 }

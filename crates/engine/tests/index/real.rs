@@ -9,6 +9,7 @@ use walden_engine::{
     CheckStatus, Context, PushOutcome, RebuildRequest, check, index_rebuild, load_overview, satisfy,
 };
 use walden_pg::{SegmentId, TimelineId};
+use walden_store::{CompressionLevel, HeaderFields, HeaderRead, IdentityHash, seal_bytes};
 use walden_testkit::fault::{Crash, FaultRates, FaultStore};
 
 use super::support::{Bench, Wal, real_wal};
@@ -219,6 +220,43 @@ async fn a_damaged_segment_is_archived_and_told_of() {
     let found = report.checks.iter().find(|check| check.name == "WAL").unwrap();
     assert_eq!(found.status, CheckStatus::Failure, "{found:?}");
     assert!(found.detail.contains(&broken.to_string()), "{found:?}");
+}
+
+/// Stores a segment anew as writers did that made no index.
+async fn without_index(bench: &Bench, wal: &Wal, name: walden_pg::SegmentName) {
+    let key = bench.layout().await.archive_file(name.to_string().parse().unwrap());
+    let HeaderRead::Found { header, .. } =
+        bench.ctx.store.get_header(&key, &bench.ctx.budget()).await.unwrap()
+    else {
+        panic!("{name} is missing")
+    };
+    let fields = HeaderFields {
+        kind: header.kind,
+        name: header.name,
+        server: header.server,
+        incarnation: header.incarnation,
+        writer: header.writer,
+        wal: header.wal.map(|wal| walden_core::WalIdentity { summary: None, ..wal }),
+    };
+    let plain = std::fs::read(wal.file(name)).unwrap();
+    let object = seal_bytes(CompressionLevel::DEFAULT, IdentityHash::Plain, fields, &plain, None).unwrap();
+    std::fs::write(bench.directory.path().join("repo").join(key.to_string()), object.to_vec()).unwrap();
+}
+
+#[tokio::test]
+async fn a_push_fetches_no_segments_for_its_rollup() {
+    let wal = real_wal(false);
+    let bench = Bench::new();
+    bench.init(&wal).await;
+    let last = wal.segments.iter().rposition(|name| name.log() == 0).unwrap();
+    bench.push_all(&wal, &wal.segments[..last]).await;
+    without_index(&bench, &wal, wal.segments[last - 2]).await;
+    bench.forget_state();
+    bench.push(&wal, wal.segments[last]).await;
+    assert_eq!(bench.rollup(FIRST, 0).await, None);
+    let record = bench.record().await;
+    let report = index_rebuild(&bench.ctx, &record, RebuildRequest::default()).await.unwrap();
+    assert_eq!((report.written, report.scanned), (1, 1));
 }
 
 #[tokio::test]
