@@ -72,6 +72,7 @@ fn store(bench: &Bench, timeline: TimelineId, number: u64, siblings: &mut Vec<Ro
         head_bytes: 0,
         carry: Carry::default(),
         siblings: siblings.clone(),
+        first_record: None,
     };
     let fields = HeaderFields {
         kind: ObjectKind::Segment,
