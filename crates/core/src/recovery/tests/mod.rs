@@ -1,5 +1,6 @@
 //! Plans over small archives made by hand, and over random ones.
 
+mod borders;
 mod cases;
 mod proof;
 mod world;
