@@ -9,6 +9,7 @@
 )]
 
 mod faults;
+mod find;
 mod kills;
 mod ownership;
 mod recovery;

@@ -1,7 +1,7 @@
 //! `walden wal find`.
 
 use serde::Serialize;
-use walden_core::index::find::FoundEvent;
+use walden_core::index::find::{FindOperation, FoundEvent};
 use walden_core::{RecoveryAction, RecoveryRates, RecoveryRequest, RecoveryTarget, TargetTimeline};
 use walden_engine::find;
 
@@ -97,6 +97,18 @@ fn render(text: &mut Text, lines: &[Line]) {
     let mut plans: Vec<&str> = lines.iter().map(|line| line.plan.as_str()).collect();
     plans.dedup();
     text.bullets(&plans);
+    if lines.iter().any(|line| locks(line.event.op)) {
+        text.gap();
+        text.line(
+            "There the transaction is still under way, and holds its lock on the table: a recovery that pauses lets nobody \
+             read the table before SELECT pg_wal_replay_resume(). Or restore with --target-action promote.",
+        );
+    }
+}
+
+/// Whether the table is locked against reading until the transaction ends. Recovery holds such locks, too.
+fn locks(op: FindOperation) -> bool {
+    matches!(op, FindOperation::Drop | FindOperation::Truncate | FindOperation::Rewrite)
 }
 
 /// A table with its schema, or a restore point.
@@ -111,7 +123,7 @@ fn name_of(event: &FoundEvent) -> String {
 #[cfg(test)]
 mod tests {
     use jiff::tz::TimeZone;
-    use walden_core::index::find::{FindOperation, NamesFrom};
+    use walden_core::index::find::NamesFrom;
     use walden_pg::{Lsn, TimelineId, Xid};
 
     use super::*;

@@ -3,15 +3,46 @@
 use jiff::Timestamp;
 use walden_core::Need;
 use walden_core::index::SegmentSummary;
-use walden_pg::{PgTimestamp, SegmentId, SegmentNumber, TimelineHistory, TimelineId};
+use walden_pg::{PgTimestamp, SegmentId, SegmentNumber, TimelineHistory, TimelineId, WalSegmentSize};
 
 use super::Finder;
 use crate::error::Result;
 
 /// So many commits are wanted on each side.
 const COMMITS: u64 = 10;
-/// In so many segments at most on each side.
-const SEGMENTS: usize = 4;
+/// In so many bytes of segments at most on each side, but always in four segments.
+const BYTES: u64 = 64 << 20;
+/// So many segments without a commit are passed over on each side.
+const EMPTY: u32 = 1024;
+
+/// What is still wanted on one side of the stop.
+struct Side {
+    commits: u64,
+    segments: u64,
+    empty: u32,
+}
+
+impl Side {
+    fn new(size: WalSegmentSize) -> Self {
+        Self { commits: COMMITS, segments: (BYTES / size.bytes()).max(4), empty: EMPTY }
+    }
+
+    fn goes_on(&self) -> bool {
+        self.commits > 0 && self.segments > 0 && self.empty > 0
+    }
+
+    /// Takes a segment, if there may be commits in it.
+    fn take(&mut self, id: Option<SegmentId>, summary: Option<SegmentSummary>) -> Option<SegmentId> {
+        let is_empty = summary.is_some_and(|summary| summary.joined && summary.facts.commits == 0);
+        if is_empty || id.is_none() {
+            self.empty -= 1;
+            return None;
+        }
+        self.segments -= 1;
+        self.commits = self.commits.saturating_sub(summary.map_or(0, |summary| summary.facts.commits));
+        id
+    }
+}
 
 impl Finder<'_> {
     /// Reads the segments around the place on the path to the newest timeline where a commit or an abort is first
@@ -22,25 +53,20 @@ impl Finder<'_> {
         let numbers = self.numbers();
         let Some((first, last)) = numbers else { return Ok(Vec::new()) };
         let stop = self.first_later(moment, (first, last)).await?.unwrap_or(last);
-        let mut segments = Vec::new();
-        let mut commits = 0;
-        let mut number = Some(stop);
-        while let Some(at) = number.filter(|at| *at >= first)
-            && segments.len() < SEGMENTS
-            && (commits < COMMITS || at == stop)
-        {
-            // Those of the stop's own segment may all lie behind it.
-            let own = self.summary(at).await?.map_or(0, |summary| summary.facts.commits);
-            commits += if at == stop { 0 } else { own };
-            segments.extend(self.on_path(at));
+        // Those of the stop's own segment may all lie on one side of it.
+        let mut segments: Vec<SegmentId> = self.on_path(stop).into_iter().collect();
+        let mut side = Side::new(self.snapshot.incarnation.segment_size);
+        let mut number = stop.previous();
+        while let Some(at) = number.filter(|at| *at >= first && side.goes_on()) {
+            segments.extend(side.take(self.on_path(at), self.summary(at).await?));
             number = at.previous();
         }
         segments.reverse();
-        let (mut at, mut commits, mut behind) = (stop.next(), 0, 0);
-        while at <= last && commits < COMMITS && behind < SEGMENTS {
-            commits += self.summary(at).await?.map_or(0, |summary| summary.facts.commits);
-            segments.extend(self.on_path(at));
-            (at, behind) = (at.next(), behind + 1);
+        let mut side = Side::new(self.snapshot.incarnation.segment_size);
+        let mut number = stop.next();
+        while number <= last && side.goes_on() {
+            segments.extend(side.take(self.on_path(number), self.summary(number).await?));
+            number = number.next();
         }
         self.read_records(&segments).await?;
         Ok(segments)

@@ -119,15 +119,16 @@ impl Finder<'_> {
     async fn read_names_in_wal(&mut self, first: SegmentNumber, last: SegmentNumber) -> Result<()> {
         let per_log = self.snapshot.incarnation.segment_size.segments_per_log();
         let directory = |number: SegmentNumber| number.get() / per_log;
+        // Truncated and rewritten relations have other files from then on.
+        let told = WalFlags::NAMES.with(WalFlags::TRUNCATE).with(WalFlags::REWRITE);
         let segments = self.segments(|id, facts| {
             let directories = directory(first)..=directory(last);
-            facts.flags.any(WalFlags::NAMES) && directories.contains(&directory(id.number))
+            facts.flags.any(told) && directories.contains(&directory(id.number))
         });
         let mut segments = segments.await?;
         segments.retain(|id| {
             let named = self.snapshot.summaries.get(id);
-            (first..=last).contains(&id.number)
-                && named.is_some_and(|summary| summary.facts.flags.any(WalFlags::NAMES))
+            (first..=last).contains(&id.number) && named.is_some_and(|summary| summary.facts.flags.any(told))
         });
         let segments = self.newest(segments, INDEXES_MAX, "newer names");
         self.read_indexes(segments).await

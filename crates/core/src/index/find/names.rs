@@ -136,19 +136,36 @@ impl NameBook {
         self.relations.entry((database, relation.relation)).or_default().0.push((from, relation));
     }
 
-    /// Takes names from an event; `timeline` is that of its segment.
+    /// Takes what an event tells of names and files; events come in the order of the WAL. `timeline` is that of the
+    /// event's segment.
     pub fn add_event(&mut self, timeline: TimelineId, event: &Event) {
-        let EventKind::RelationNamed(named) = &event.kind else { return };
         let from = Place { timeline: self.paths.timeline_of(timeline, event.lsn), lsn: event.lsn };
-        let relation = NamedRelation {
-            relation: named.relation,
-            name: named.name.clone(),
-            schema: named.schema,
-            file_number: named.file_number,
-            kind: named.kind,
-            from: NamesFrom::Wal,
-        };
-        self.add_relation(from, named.database, relation);
+        match &event.kind {
+            EventKind::RelationNamed(named) if !is_transient(&named.name) => {
+                let relation = NamedRelation {
+                    relation: named.relation,
+                    name: named.name.clone(),
+                    schema: named.schema,
+                    file_number: named.file_number,
+                    kind: named.kind,
+                    from: NamesFrom::Wal,
+                };
+                self.add_relation(from, named.database, relation);
+            }
+            EventKind::Transaction(transaction) => {
+                for change in &transaction.changes {
+                    let Some(new) = change.new_files else { continue };
+                    let by_file = change
+                        .files
+                        .and_then(|old| self.relation_of_file(old.database, old.relation.get(), from));
+                    if let Some(relation) = change.relation.or(by_file) {
+                        let files = self.files.entry((new.database, new.relation.get())).or_default();
+                        files.0.push((from, relation));
+                    }
+                }
+            }
+            _ => {}
+        }
     }
 
     /// A database's name, or its number where that is not known.
@@ -189,4 +206,10 @@ impl NameBook {
         let files = self.files.get(&(database, file_number))?;
         files.before(at, &self.paths).or_else(|| files.at(at, &self.paths)).copied()
     }
+}
+
+/// Whether a name is that of the transient relation that becomes a rewritten table's new files.
+fn is_transient(name: &str) -> bool {
+    let digits = name.strip_prefix("pg_temp_").unwrap_or_default();
+    !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
 }
