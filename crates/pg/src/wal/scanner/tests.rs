@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::wal::Payload;
 use crate::wal::craft::{Crafter, PAGE, SIZE, SYSTEM_ID, Written, encode};
 
 fn options() -> WalScannerOptions {
@@ -99,6 +100,31 @@ fn a_record_over_several_segments_is_joined() {
     let (records, outcomes) = scan(options(), &[segments[0].clone(), segments[3].clone()]);
     assert_eq!(records.len(), 2);
     assert!(!outcomes[1].joined);
+}
+
+#[test]
+fn an_end_of_a_transaction_that_is_cut_still_tells_when_and_whose() {
+    let options = WalScannerOptions { max_kept_bytes: 10_000, ..options() };
+    // Of a prepared one, the id is behind the list.
+    for (xid, info, parts) in [(9, 0x80, 1 << 1), (9, 0xA0, 1 << 1), (0, 0xB0, 1 << 1 | 1 << 4)] {
+        let mut main = 77i64.to_le_bytes().to_vec();
+        main.extend(u32::to_le_bytes(parts));
+        main.extend(50_000u32.to_le_bytes());
+        main.extend(vec![3; 4 * 50_000]);
+        main.extend(9u32.to_le_bytes());
+        let mut wal = Crafter::new(PgMajor::V15);
+        wal.record(xid, 1, info, &main);
+        let (name, bytes) = wal.segment();
+        let mut ends = Vec::new();
+        let mut take = |record: &Record<'_>| match record.payload() {
+            Ok(Payload::Commit(end)) => ends.push((true, end.time.get(), end.xid.get(), end.is_cut)),
+            Ok(Payload::Abort(end)) => ends.push((false, end.time.get(), end.xid.get(), end.is_cut)),
+            _ => {}
+        };
+        WalScanner::new(options).scan_segment(name, &bytes, &mut take).unwrap();
+        let expected = (xid != 0).then_some((info == 0x80, 77, 9, true));
+        assert_eq!(ends, Vec::from_iter(expected));
+    }
 }
 
 #[test]
