@@ -17,6 +17,7 @@ pub(crate) const VERBS: &[&str] = &[
     "wal get",
     "wal list",
     "wal show",
+    "wal find",
     "wal index",
     "wal index rebuild",
     "backup",

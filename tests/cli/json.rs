@@ -3,8 +3,8 @@
 use serde::de::DeserializeOwned;
 
 use crate::shapes::{
-    self, Adopt, Check, ConfigShow, Error, Get, Init, Push, ServerShow, Version, WalIndexRebuild, WalList,
-    WalShow, Window,
+    self, Adopt, Check, ConfigShow, Error, Found, Get, Init, Push, ServerShow, Version, WalIndexRebuild,
+    WalList, WalShow, Window,
 };
 use crate::support::{Bench, NEXT_SEGMENT, SEGMENT};
 
@@ -47,6 +47,8 @@ fn push_get_list_show() {
     assert_eq!((list.segments, list.timelines[0].runs[0].first.as_str()), (1, SEGMENT));
     let other: WalList = read(&bench, 0, &["wal", "list", "--timeline", "0x10"]);
     assert_eq!((other.segments, other.timelines.len()), (0, 0));
+    let found: Vec<Found> = read(&bench, 0, &["wal", "find"]);
+    assert!(found.is_empty());
     let rebuilt: WalIndexRebuild = read(&bench, 0, &["wal", "index", "rebuild", "--all"]);
     assert_eq!((rebuilt.directories, rebuilt.unfinished, rebuilt.written), (1, 1, 0));
     let shown: WalShow = read(&bench, 0, &["wal", "show", SEGMENT]);

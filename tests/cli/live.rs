@@ -220,7 +220,10 @@ fn a_restored_server_stops_where_the_plan_says_and_a_refusal_says_what_can_be_ha
     let (code, stdout, stderr) =
         live.run(&["restore", "--target-xid", &target, "--pgdata", third.to_str().unwrap()]);
     assert_eq!(code, 0, "{stderr}");
-    assert!(stderr.starts_with(&format!("You will have everything up to transaction {xid}, ")), "{stderr}");
+    assert!(
+        stderr.starts_with(&format!("You will have every commit up to that of transaction {xid} ")),
+        "{stderr}"
+    );
     assert!(stdout.contains("must be adopted before it is promoted"), "{stdout}");
 
     let (code, stdout, stderr) = live.run(&["plan", "--target-xid", "4000000"]);

@@ -94,6 +94,25 @@ pub(crate) struct DamagedPlace {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(crate) struct Found {
+    pub(crate) op: String,
+    pub(crate) time: String,
+    pub(crate) lsn: String,
+    pub(crate) timeline: u32,
+    pub(crate) xid: Option<u32>,
+    pub(crate) database: Option<String>,
+    pub(crate) schema: Option<String>,
+    pub(crate) table: Option<String>,
+    pub(crate) rows: Option<u64>,
+    pub(crate) rows_at_least: bool,
+    pub(crate) name: Option<String>,
+    pub(crate) names_from: Option<String>,
+    pub(crate) on_newest: bool,
+    pub(crate) plan: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct WalIndexRebuild {
     pub(crate) schema: u32,
     pub(crate) server: String,
@@ -629,6 +648,7 @@ pub(crate) struct Restore {
     pub(crate) incarnation: String,
     pub(crate) backup: String,
     pub(crate) target: Target,
+    pub(crate) target_exclusive: bool,
     pub(crate) target_timeline: u32,
     pub(crate) pgdata: String,
     pub(crate) tablespaces: Vec<MovedTablespace>,
@@ -668,6 +688,7 @@ pub(crate) fn read_example(form: &str, document: &str) {
         "Get" => drop(read::<Get>(document)),
         "WalList" => drop(read::<WalList>(document)),
         "WalShow" => drop(read::<WalShow>(document)),
+        "WalFind" => drop(read::<Vec<Found>>(document)),
         "WalIndexRebuild" => drop(read::<WalIndexRebuild>(document)),
         "BackupCreate" => drop(read::<BackupCreate>(document)),
         "BackupList" => drop(read::<Vec<Backup>>(document)),

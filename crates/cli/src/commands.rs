@@ -17,6 +17,8 @@ mod window;
 
 use std::path::PathBuf;
 
+use jiff::tz::TimeZone;
+
 use crate::args::{BackupVerb, ConfigVerb, OutputFormat, RateArgs, ServerVerb, Verb, WalIndexVerb, WalVerb};
 use crate::config::Flags;
 use crate::exit::Exit;
@@ -62,6 +64,18 @@ impl RateArgs {
 }
 
 impl Verb {
+    /// The zone that the verb's times are given in, when the command line says so.
+    ///
+    /// # Errors
+    /// A usage failure when it is not understood.
+    pub(crate) fn zone(&self) -> Result<Option<TimeZone>, Failure> {
+        match self {
+            Self::Plan(arguments) => arguments.target.zone(),
+            Self::Restore(arguments) => arguments.target.zone(),
+            _ => Ok(None),
+        }
+    }
+
     /// Refuses a form of output that only `walden plan` has.
     ///
     /// # Errors

@@ -303,7 +303,7 @@ impl Effective {
     pub(crate) fn repo(&self) -> Result<&StoreUrl, Failure> {
         self.config.repo.as_ref().ok_or_else(|| {
             Failure::new(ErrorKind::Config, "no repository is named").with_hint(
-                "give --repo file:///dir, s3://bucket/prefix, az://… or gs://…, or set WALDEN_REPO",
+                "give --repo file:///dir, s3://bucket/prefix, az://container/prefix or gs://bucket/prefix, or set WALDEN_REPO",
             )
         })
     }

@@ -51,6 +51,8 @@ pub(crate) const XDG_CONFIG_HOME: &str = "XDG_CONFIG_HOME";
 pub(crate) const XDG_STATE_HOME: &str = "XDG_STATE_HOME";
 /// The variables that say in which characters the terminal writes, strongest first (POSIX).
 pub(crate) const LOCALE: [&str; 3] = ["LC_ALL", "LC_CTYPE", "LANG"];
+/// The terminal's width, for output that goes through another program (POSIX).
+pub(crate) const COLUMNS: &str = "COLUMNS";
 /// The user's home directory.
 pub(crate) const HOME: &str = "HOME";
 

@@ -13,11 +13,11 @@ use walden_store::Environment;
 use crate::args::{ColorChoice, OutputFormat};
 use crate::env;
 use crate::failure::Failure;
-use crate::text::{Canvas, Paint, Text};
+use crate::text::{Canvas, Paint, Text, spelled_out};
 
 /// Columns where no terminal says how many there are.
 const COLUMNS_DEFAULT: usize = 80;
-const COLUMNS_MIN: usize = 40;
+const COLUMNS_MIN: usize = 50;
 const COLUMNS_MAX: usize = 120;
 
 /// How much goes to stderr.
@@ -70,18 +70,24 @@ impl Printer {
             stdout_is_terminal,
             stderr_is_terminal,
             zone: TimeZone::system(),
-            canvas: Canvas { columns: columns(), unicode: false },
+            canvas: Canvas { columns: COLUMNS_DEFAULT, unicode: false },
         }
     }
 
-    /// The same, drawing with the characters that the locale has.
-    pub(crate) fn with_unicode(mut self, environment: &Environment) -> Self {
+    /// The same, as wide as the terminal, with the characters that the locale has.
+    pub(crate) fn with_terminal(mut self, environment: &Environment) -> Self {
+        self.canvas.columns = columns(environment);
         let locale = env::LOCALE.iter().find_map(|name| environment.get(name));
         self.canvas.unicode = locale.is_some_and(|locale| {
             let locale = locale.to_ascii_lowercase();
             locale.contains("utf-8") || locale.contains("utf8")
         });
         self
+    }
+
+    /// The same, showing moments in a zone of one's own besides UTC.
+    pub(crate) fn with_zone(self, zone: Option<TimeZone>) -> Self {
+        Self { zone: zone.unwrap_or(self.zone), ..self }
     }
 
     /// The form of stdout.
@@ -154,27 +160,30 @@ impl Printer {
     /// Prints a warning, unless quiet.
     pub(crate) fn warning(&self, message: &str) {
         if self.verbosity >= Verbosity::Normal {
-            write_stderr(&format!("{} {message}\n", self.stderr_paint.yellow("warning:")));
+            let warning = self.stderr_paint.yellow("warning:");
+            self.aside(|text| text.line(format!("{warning} {message}")));
         }
     }
 
     /// Prints a note, when asked to say more.
     pub(crate) fn note(&self, message: &str) {
         if self.verbosity >= Verbosity::Verbose {
-            write_stderr(&format!("{message}\n"));
+            self.aside(|text| text.line(message));
         }
     }
 }
 
-/// The width for drawings: the terminal's, within bounds.
-fn columns() -> usize {
-    let terminal = terminal_size::terminal_size().map(|(width, _)| usize::from(width.0));
-    terminal.unwrap_or(COLUMNS_DEFAULT).clamp(COLUMNS_MIN, COLUMNS_MAX)
+/// The width for drawings: what the environment says, or the terminal, within bounds.
+fn columns(environment: &Environment) -> usize {
+    let said = environment.get(env::COLUMNS).and_then(|columns| columns.trim().parse().ok());
+    let terminal = || terminal_size::terminal_size().map(|(width, _)| usize::from(width.0));
+    let columns = said.or_else(terminal).filter(|columns| *columns > 0);
+    columns.unwrap_or(COLUMNS_DEFAULT).clamp(COLUMNS_MIN, COLUMNS_MAX)
 }
 
 /// Prints one line to stderr: for the server log, which is read line by line.
 pub(crate) fn log_line(line: &str) {
-    write_stderr(&format!("{}\n", crate::failure::one_line(line)));
+    write_stderr(&spelled_out(&format!("{}\n", crate::failure::one_line(line))));
 }
 
 /// Writes to stdout, whatever the format.

@@ -47,13 +47,14 @@ fn run_parsed(cli: Cli, started: Instant) -> Exit {
         (false, _) => Verbosity::Verbose,
     };
     let no_color = environment.get(env::NO_COLOR).is_some();
-    let printer = Printer::new(common.output, common.color, verbosity, no_color).with_unicode(&environment);
+    let printer = Printer::new(common.output, common.color, verbosity, no_color).with_terminal(&environment);
     start_logging(common.verbose, &environment);
     let hook = Hook::of(&cli.verb);
     let result = cli
         .verb
         .check_output(common.output)
-        .and_then(|()| open_session(&cli, printer.clone(), environment, started))
+        .and_then(|()| cli.verb.zone())
+        .and_then(|zone| open_session(&cli, printer.clone().with_zone(zone), environment, started))
         .and_then(|session| commands::run(&session, cli.verb));
     match result {
         Ok(exit) => exit,

@@ -133,9 +133,9 @@ impl Text {
         self.canvas
     }
 
-    /// The finished text.
+    /// The finished text, in characters that the canvas has.
     pub(crate) fn finish(self) -> String {
-        self.out
+        if self.canvas.unicode { self.out } else { spelled_out(&self.out) }
     }
 
     /// The colours in use.
@@ -287,6 +287,11 @@ pub(crate) fn shell_word(text: &str) -> String {
 /// `src/backend/utils/misc/guc-file.l`).
 pub(crate) fn conf_line(name: &str, value: &str) -> String {
     format!("{name} = '{}'", value.replace('\\', r"\\").replace('\'', "''"))
+}
+
+/// The text without the one sign of ours that is not ASCII. Names and messages of others are left as they are.
+pub(crate) fn spelled_out(text: &str) -> String {
+    text.replace('…', "...")
 }
 
 /// "1 segment", "2 segments".

@@ -337,8 +337,7 @@ fn coverage_check(window: &RecoveryWindow) -> Check {
         }
     }
     if open > 0 {
-        let detail =
-            format!("{} after the newest backup: moments behind can't be reached", missing(open));
+        let detail = format!("{} after the newest backup: moments behind can't be reached", missing(open));
         return Check::failure(
             NAME,
             detail,

@@ -256,9 +256,10 @@ impl StoreError {
             Self::Denied { hint, .. } => Some(hint),
             Self::Unavailable { source, .. } if source.status == Some(404) => Some(HINT_FOREIGN_NOT_FOUND),
             Self::Corrupt { source, .. } if source.is_unsupported() => Some("use a newer version of walden"),
-            Self::Corrupt { .. } => {
-                Some("walden verify lists what is damaged and what can't be restored from it")
-            }
+            Self::Corrupt { .. } => Some(
+                "look at the object in the store: an older version of it or another copy may be whole; walden window shows what \
+                 can be restored",
+            ),
             Self::LocalIo { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
                 Some("make room on the file system; nothing was left half-written")
             }

@@ -5,7 +5,7 @@ pub(super) const WALDEN: &str = "\
 WAL archiving and point-in-time recovery for PostgreSQL 13 to 18.
 
 Walden stores WAL segments and base backups in a repository (a local directory, S3, Azure Blob or Google Cloud \
-Storage) and brings a cluster back to any moment in between. Every object is written once, with its hash; nothing \
+Storage) and brings a server back to any moment in between. Every object is written once, with its hash; nothing \
 is overwritten, nothing is acknowledged before it is durable.
 
 Stdout is data, everything else goes to stderr. The exit codes and the JSON of every verb are in docs/cli.md.";
@@ -253,7 +253,7 @@ Examples:
   walden plan --target-time 'yesterday 14:32' --timezone Europe/Berlin --target-exclusive
   walden plan --target-name before_migration --output json | jq .stop
   walden plan --target-lsn 16/B374D848 --output postgres >> postgresql.conf
-  walden plan --target-time '5 minutes ago' --output cnpg > cluster.yaml
+  walden plan --target-time '5 minutes ago' --output cnpg > restored.yaml
   walden plan --target-time '5 minutes ago' --output zalando";
 
 pub(super) const RESTORE: &str = "\

@@ -96,14 +96,18 @@ impl TargetArgs {
         })
     }
 
+    /// The zone that times are given in, and shown in.
+    ///
+    /// # Errors
+    /// A usage failure when it is not understood.
+    pub(crate) fn zone(&self) -> Result<Option<TimeZone>, Failure> {
+        let zone = self.timezone.as_deref().map(parse_zone).transpose();
+        zone.map_err(|error| usage("--timezone", error))
+    }
+
     fn target(&self, now: Timestamp) -> Result<RecoveryTarget, Failure> {
         if let Some(text) = &self.target_time {
-            let zone = self
-                .timezone
-                .as_deref()
-                .map(parse_zone)
-                .transpose()
-                .map_err(|error| usage("--timezone", error))?;
+            let zone = self.zone()?;
             return time_target(text, zone.as_ref(), now);
         }
         Ok(match (self.target_lsn, self.target_xid, &self.target_name, self.target_immediate) {

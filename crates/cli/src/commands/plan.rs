@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use walden_core::{CatalogSnapshot, IncarnationRecord, RecoveryPlan, RecoveryRequest, Refusal};
 use walden_engine::{Context, EngineError, load_overview, plan_from};
 
-pub(super) use self::text::{render_answer, stop_in_words};
+pub(super) use self::text::{render_answer, stop_in_words, target_in_words};
 pub(super) use self::words::Words;
 use super::hook_command::hook_command;
 use crate::args::{OutputFormat, PlanArgs};
@@ -57,7 +57,7 @@ fn print(
         }
         OutputFormat::Postgres => manifests::postgres(plan, &restore_command()?),
         OutputFormat::Cnpg => manifests::cnpg(plan, session.effective.repo()?, now),
-        OutputFormat::Zalando => manifests::zalando(plan, now)?,
+        OutputFormat::Zalando => manifests::zalando(plan, words, now)?,
     };
     for warning in &plan.warnings {
         session.printer.warning(warning);

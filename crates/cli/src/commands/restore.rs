@@ -5,11 +5,11 @@ use std::num::NonZeroUsize;
 use walden_core::RecoveryPlan;
 use walden_engine::restore::{
     ArchiveMode, RestoreReport, RestoreRequest, ServerState, StartOptions, StartReport, StopCheck,
-    StopOutcome, execute_until,
+    StopOutcome, check_target, execute_until,
 };
 
 use super::hook_command::hook_command;
-use super::plan::{self, Planned, Words, render_answer, stop_in_words};
+use super::plan::{self, Planned, Words, render_answer, stop_in_words, target_in_words};
 use crate::args::{ArchiveModeArg, OutputFormat, RestoreArgs};
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -22,6 +22,7 @@ pub(super) fn run(session: &Session, arguments: &RestoreArgs) -> Result<Exit, Fa
     let now = session.now();
     let recovery = arguments.target.request(now, session.effective.rates())?;
     let request = request(session, arguments)?;
+    check_target(&request.pgdata)?;
     let ctx = session.context()?;
     let named = arguments.incarnation.incarnation;
     let done = runtime::run_until_signal(|stop| async {
@@ -66,6 +67,7 @@ fn announce(session: &Session, plan: &RecoveryPlan) {
             render_answer(text, plan);
             text.facts(&[
                 ("backup", format!("{}, finished {}", plan.backup.id, text.moment(plan.backup.finished_at))),
+                ("target", target_in_words(text, &plan.request.target, plan.request.exclusive)),
                 ("stops", stop_in_words(&plan.stop)),
                 ("then", plan.request.action.as_str().to_owned()),
             ]);
@@ -103,13 +105,14 @@ fn request(session: &Session, arguments: &RestoreArgs) -> Result<RestoreRequest,
 
 fn render(text: &mut Text, report: &RestoreReport, wal_bytes: u64) {
     let took = report.finished_at.duration_since(report.started_at);
+    let target = target_in_words(text, &report.target, report.target_exclusive);
     text.facts(&[
         ("restored", report.pgdata.display().to_string()),
         (
             "from",
             format!("backup {} of {}, incarnation {}", report.backup, report.server, report.incarnation),
         ),
-        ("target", format!("{}, timeline {}", report.target.describe(), report.target_timeline)),
+        ("target", format!("{target}, timeline {}", report.target_timeline)),
         (
             "written",
             format!(

@@ -179,8 +179,8 @@ fn render_show(text: &mut Text, report: &WalShowReport) {
     let mut facts = vec![
         ("file", header.name.clone()),
         ("key", report.key.clone()),
-        ("size", format!("{} ({} bytes)", size(header.plain_bytes), header.plain_bytes)),
-        ("stored", format!("{} ({} bytes)", size(report.object_bytes), report.object_bytes)),
+        ("size", exact_size(header.plain_bytes)),
+        ("stored", exact_size(report.object_bytes)),
     ];
     if let Some(hash) = &header.plain_sha256 {
         facts.push(("SHA-256", hash.clone()));
@@ -197,6 +197,14 @@ fn render_show(text: &mut Text, report: &WalShowReport) {
     facts.push(("by", format!("walden {} on {}", header.writer.version, header.writer.host)));
     facts.push(("from", header.writer.instance.clone()));
     text.facts(&facts);
+}
+
+/// `34 B`, `16.0 MiB (16777216 bytes)`.
+fn exact_size(bytes: u64) -> String {
+    match bytes {
+        0..1024 => size(bytes),
+        _ => format!("{} ({bytes} bytes)", size(bytes)),
+    }
 }
 
 /// What is in a segment.

@@ -120,7 +120,10 @@ fn render_timeline(text: &mut Text, timeline: &TimelineWindow) {
     text.facts(&facts);
     render_backups(text, timeline);
     for gap in &timeline.gaps {
-        let what = format!("gap: {} missing, {} to {}", count(gap.count, "segment"), gap.first, gap.last);
+        let what = match gap.count {
+            1 => format!("gap: segment {} is missing", gap.first),
+            more => format!("gap: {more} segments are missing, {} to {}", gap.first, gap.last),
+        };
         let what = text.paint().red(&what);
         text.line(what);
         text.line(format!("     {}", gap.cause));

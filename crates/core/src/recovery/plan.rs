@@ -10,7 +10,7 @@ use super::answer::{
 use super::branches::later_branch;
 use super::path::{TimelinePath, latest_timeline};
 use super::refuse::{check_request, no_backup, refuse};
-use super::request::{RecoveryRequest, RecoveryTarget, TargetTimeline};
+use super::request::{RecoveryRequest, RecoveryTarget, TargetTimeline, postgres_time};
 use super::settings::settings;
 use super::stop::{StopFound, find_stop, left_out_by_order, same_name};
 use super::walk::{Sought, Walk, Wall};
@@ -108,7 +108,7 @@ impl<'a> Way<'a> {
         if let RecoveryTarget::Time(time) = request.target
             && time < backup.finished_at
         {
-            let message = format!("it ended after the target, at {}", backup.finished_at);
+            let message = format!("it ended after the target, at {}", postgres_time(backup.finished_at));
             return Err((BackupRejection::EndsAfterTarget, message));
         }
         Ok(way)

@@ -71,7 +71,7 @@ pub(super) async fn check(ctx: &Context, server: &ServerIdentity, pgdata: Option
 
 /// A backup whose WAL is not archived can't be restored.
 fn check_archiving(ctx: &Context, server: &ServerIdentity) -> Result<()> {
-    let command = format!("walden wal push --repo {} --server {} %p", ctx.store.url(), ctx.server);
+    let command = format!("walden --repo {} --server {} wal push %p", ctx.store.url(), ctx.server);
     let mut missing = Vec::new();
     if server.settings.wal_level == "minimal" {
         missing.push("wal_level = replica".to_owned());
@@ -218,7 +218,7 @@ pub(super) mod tests {
         assert_eq!(hint, "set archive_mode = on in postgresql.conf and restart the server");
         for command in ["", "/bin/true", " exit 0 "] {
             let hint = refusal(|server| server.archive_command = command.into());
-            assert!(hint.starts_with("set archive_command = 'walden wal push --repo file://"), "{hint}");
+            assert!(hint.starts_with("set archive_command = 'walden --repo file://"), "{hint}");
             assert!(hint.ends_with("--server main %p' in postgresql.conf and reload the server"), "{hint}");
         }
         let hint = refusal(|server| server.settings.wal_level = "minimal".into());

@@ -53,6 +53,14 @@ pub const START_LOG: &str = "walden-startup.log";
 /// The option of the command line that gives a tablespace another place, named in hints.
 const MAPPING_OPTION: &str = "--tablespace-mapping";
 
+/// Looks whether a directory can be restored into: before anything is asked of the store. Nothing is written.
+///
+/// # Errors
+/// Of kind `config` when something is in it, or it lies where none can be made; `local_io` when that can't be seen.
+pub fn check_target(path: &std::path::Path) -> Result<()> {
+    destination::look_at_data_directory(path).map(drop)
+}
+
 /// Carries out a plan.
 ///
 /// # Errors

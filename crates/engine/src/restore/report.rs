@@ -20,6 +20,8 @@ pub struct RestoreReport {
     pub backup: BackupId,
     /// Where recovery will stop, or has stopped.
     pub target: RecoveryTarget,
+    /// Whether it stops just before the target instead of just after it.
+    pub target_exclusive: bool,
     /// The timeline that recovery follows.
     pub target_timeline: TimelineId,
     /// The new data directory, absolute.

@@ -304,6 +304,7 @@ impl<'a> Restore<'a> {
             incarnation: self.plan.incarnation,
             backup: self.plan.backup.id.clone(),
             target: self.plan.request.target.clone(),
+            target_exclusive: self.plan.request.exclusive,
             target_timeline: self.plan.target_timeline,
             pgdata: pgdata.to_owned(),
             tablespaces: tablespaces
@@ -335,7 +336,7 @@ impl<'a> Restore<'a> {
             settings: configuration.settings.clone(),
             dropped_settings: configuration.auto_conf.dropped.clone(),
             warnings,
-            start_command: start_command(pgdata, owner, programs),
+            start_command: start_command(pgdata, owner, programs, &[]),
             started: None,
         }
     }
@@ -496,7 +497,12 @@ fn json(value: &impl serde::Serialize) -> Result<Vec<u8>> {
 }
 
 /// The command line that starts the server by hand.
-fn start_command(pgdata: &Path, owner: Option<Owner>, programs: Option<&Programs>) -> String {
+pub(super) fn start_command(
+    pgdata: &Path,
+    owner: Option<Owner>,
+    programs: Option<&Programs>,
+    settings: &[(&str, String)],
+) -> String {
     let user = owner.and_then(|owner| owner::user_name(Some(owner)));
     let mut words: Vec<String> = Vec::new();
     if let Some(user) = user {
@@ -508,7 +514,8 @@ fn start_command(pgdata: &Path, owner: Option<Owner>, programs: Option<&Programs
     );
     words.extend(["-D".to_owned(), shell_path(pgdata), "-l".to_owned(), shell_path(&log_of(pgdata))]);
     // The configuration, or a file that it includes, may name the source's.
-    let option = format!("-c data_directory={}", shell_path(pgdata));
-    words.extend(["-o".to_owned(), super::shell_word(&option), "start".to_owned()]);
+    let mut options = vec![format!("-c data_directory={}", shell_path(pgdata))];
+    options.extend(settings.iter().map(|(name, value)| format!("-c {name}={value}")));
+    words.extend(["-o".to_owned(), super::shell_word(&options.join(" ")), "start".to_owned()]);
     words.join(" ")
 }

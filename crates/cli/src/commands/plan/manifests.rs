@@ -4,11 +4,11 @@
 use std::fmt::Write;
 
 use jiff::{SignedDuration, Timestamp};
-use walden_core::{RecoveryAction, RecoveryPlan, RecoveryTarget};
+use walden_core::{RecoveryAction, RecoveryPlan, RecoveryRequest, RecoveryTarget};
 use walden_store::StoreUrl;
 
 use super::text::stop_in_words;
-use super::words::exact_time;
+use super::words::{Words, exact_time};
 use crate::failure::Failure;
 use crate::text::conf_line;
 
@@ -49,7 +49,7 @@ pub(super) fn cnpg(plan: &RecoveryPlan, repo: &StoreUrl, now: Timestamp) -> Stri
         );
     }
     out.push_str(
-        "# Fill in the plugin that reads this repository, and archive the new cluster somewhere else.\n",
+        "# Fill in the plugin that reads this repository, and archive the new server somewhere else.\n",
     );
     let _ = write!(
         out,
@@ -112,7 +112,7 @@ pub(super) fn cnpg(plan: &RecoveryPlan, repo: &StoreUrl, now: Timestamp) -> Stri
 ///
 /// # Errors
 /// A usage failure for a target that such a section can't express: it knows moments alone.
-pub(super) fn zalando(plan: &RecoveryPlan, now: Timestamp) -> Result<String, Failure> {
+pub(super) fn zalando(plan: &RecoveryPlan, words: &Words, now: Timestamp) -> Result<String, Failure> {
     let time = match &plan.request.target {
         // A moment is a whole number of microseconds: just before one is just after the one before.
         RecoveryTarget::Time(time) if plan.request.exclusive => {
@@ -122,22 +122,12 @@ pub(super) fn zalando(plan: &RecoveryPlan, now: Timestamp) -> Result<String, Fai
         other => {
             let what = match other {
                 RecoveryTarget::Latest => {
-                    "no target: without a timestamp the operator copies the running cluster".to_owned()
+                    "no target: without a timestamp the operator copies the running server".to_owned()
                 }
-                other => format!("{}: it knows a timestamp alone", other.describe()),
+                other => format!("{}{}: it knows a timestamp alone", before(plan), other.describe()),
             };
             let message = format!("a clone section can't express {what}");
-            let near = plan.stop.last_kept.map_or_else(
-                || "plan with --target-time, or use --output cnpg or postgres".to_owned(),
-                |commit| {
-                    let time = exact_time(commit.time);
-                    format!(
-                        "see with walden plan --target-time '{time}' whether that stops at the same place, or use \
-                         --output cnpg or postgres"
-                    )
-                },
-            );
-            return Err(Failure::usage(message).with_hint(near));
+            return Err(Failure::usage(message).with_hint(instead(plan, words)));
         }
     };
     let mut out = comment(plan, now);
@@ -166,6 +156,30 @@ pub(super) fn zalando(plan: &RecoveryPlan, now: Timestamp) -> Result<String, Fai
     Ok(out)
 }
 
+/// What to do where a moment alone can't say it: the moment of a commit, if recovery can stop at it.
+fn instead(plan: &RecoveryPlan, words: &Words) -> String {
+    const OTHERS: &str = "--output cnpg and --output postgres can";
+    let stop = &plan.stop;
+    let Some(kept) = stop.last_kept.filter(|kept| kept.time >= plan.backup.finished_at) else {
+        return OTHERS.to_owned();
+    };
+    // Without a later commit nothing in the archive ends a recovery to the moment of the last one.
+    let exclusive = stop.first_left_out.is_none_or(|left_out| left_out.time <= kept.time);
+    let target = RecoveryTarget::Time(kept.time);
+    let near = words.plan(&RecoveryRequest { target, exclusive, ..plan.request.clone() });
+    if exclusive {
+        format!(
+            "{OTHERS}; the nearest moment that it can express is just before the last commit: {near} --output zalando"
+        )
+    } else {
+        format!("{OTHERS}; the moment of the last commit that is kept may do, see where it stops: {near}")
+    }
+}
+
+fn before(plan: &RecoveryPlan) -> &'static str {
+    if plan.request.exclusive { "just before " } else { "" }
+}
+
 /// What this is, for whoever finds the file later.
 fn comment(plan: &RecoveryPlan, now: Timestamp) -> String {
     let kept = match plan.stop.last_kept {
@@ -177,7 +191,7 @@ fn comment(plan: &RecoveryPlan, now: Timestamp) -> String {
          # from backup {}; PostgreSQL stops {}\n\
          # last transaction kept: {kept}\n",
         now.strftime("%Y-%m-%d %H:%M:%S UTC"),
-        if plan.request.exclusive { "just before " } else { "" },
+        before(plan),
         plan.request.target.describe().replace(['\n', '\r'], " "),
         plan.server,
         plan.backup.id,

@@ -267,16 +267,21 @@ fn forms_for_others() {
     let archive = promoted();
     let repo = "s3://backups/prod".parse().unwrap();
     let now = moment(7200);
+    let words = Words::default();
     let exclusive = RecoveryRequest { exclusive: true, ..request(RecoveryTarget::Time(moment(3118))) };
     let plan = archive.plan(&exclusive);
     let mut said = vec![
         manifests::postgres(&plan, "walden --repo 's3://it''s' wal get %f %p"),
         manifests::cnpg(&plan, &repo, now),
-        manifests::zalando(&plan, now).unwrap(),
+        manifests::zalando(&plan, &words, now).unwrap(),
     ];
-    for target in [RecoveryTarget::Latest, RecoveryTarget::Xid(74_213)] {
-        let plan = archive.plan(&request(target));
-        let refused = manifests::zalando(&plan, now).unwrap_err();
+    for (target, exclusive) in [
+        (RecoveryTarget::Latest, false),
+        (RecoveryTarget::Xid(74_213), false),
+        (RecoveryTarget::Xid(74_214), true),
+    ] {
+        let plan = archive.plan(&RecoveryRequest { exclusive, ..request(target) });
+        let refused = manifests::zalando(&plan, &words, now).unwrap_err();
         said.extend([refused.message, refused.hint.unwrap()]);
         let manifest = manifests::cnpg(&plan, &repo, now);
         let (_, recovery) = manifest.split_once("recoveryTarget:").unwrap();

@@ -35,7 +35,7 @@ pub(crate) fn render_answer(text: &mut Text, plan: &RecoveryPlan) {
     let stop = &plan.stop;
     let have = match stop.last_kept {
         Some(commit) => format!(
-            "You will have everything up to transaction {}, committed {}.",
+            "You will have every commit up to that of transaction {} in the order of the WAL, {}.",
             commit.xid,
             text.exact_moment(commit.time)
         ),
@@ -86,14 +86,9 @@ pub(crate) fn render_answer(text: &mut Text, plan: &RecoveryPlan) {
 
 fn render_facts(text: &mut Text, plan: &RecoveryPlan) {
     let backup = &plan.backup;
-    let before = if plan.request.exclusive { "just before " } else { "" };
-    let target = match &plan.request.target {
-        RecoveryTarget::Time(time) => text.exact_moment(*time),
-        other => other.describe(),
-    };
     let estimate = &plan.estimate;
     let mut facts = vec![
-        ("target", format!("{before}{target}")),
+        ("target", target_in_words(text, &plan.request.target, plan.request.exclusive)),
         ("server", format!("{}, incarnation {}", plan.server, plan.incarnation)),
         ("backup", format!("{}, finished {}", backup.id, text.moment(backup.finished_at))),
         ("", format!("{}, {} stored", size(backup.bytes), size(backup.stored_bytes))),
@@ -128,6 +123,15 @@ fn render_facts(text: &mut Text, plan: &RecoveryPlan) {
         ("needs", required(plan)),
     ]);
     text.facts(&facts);
+}
+
+/// What was asked for.
+pub(crate) fn target_in_words(text: &Text, target: &RecoveryTarget, exclusive: bool) -> String {
+    let target = match target {
+        RecoveryTarget::Time(time) => text.exact_moment(*time),
+        other => other.describe(),
+    };
+    if exclusive { format!("just before {target}") } else { target }
 }
 
 /// Where and how PostgreSQL stops.

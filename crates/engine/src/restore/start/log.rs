@@ -158,6 +158,9 @@ fn is_about_a_client(message: &str) -> bool {
     .any(|client| message.contains(client))
 }
 
+/// What it means that a server can't listen.
+pub(super) const PORT_TAKEN: &str = "another server uses the port: choose a free one";
+
 /// What a fatal message means, and what to do.
 pub(super) fn explain(fatal: &str) -> Option<&'static str> {
     let explanations = [
@@ -194,12 +197,12 @@ pub(super) fn explain(fatal: &str) -> Option<&'static str> {
             "could not load library",
             "an extension of the source is not installed here: install it and start again",
         ),
-        ("Address already in use", "another server uses the port: choose one with --port"),
-        ("could not create any TCP/IP sockets", "another server uses the port: choose one with --port"),
-        ("lock file", "another server uses the socket or the data directory: choose a port with --port"),
+        ("Address already in use", PORT_TAKEN),
+        ("could not create any TCP/IP sockets", PORT_TAKEN),
+        ("lock file", PORT_TAKEN),
         (
             "could not create any Unix-domain sockets",
-            "choose the directory of the socket with --socket-directory",
+            "choose another directory for the socket (unix_socket_directories)",
         ),
         (
             "data directory \"",

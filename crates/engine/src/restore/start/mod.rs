@@ -19,13 +19,14 @@ use tokio::time::Instant;
 use walden_core::{ErrorKind, RecoveryAction, RecoveryPlan, RecoveryTarget};
 use walden_pg::{ArchiveFileName, ClusterState, Lsn, TimelineHistory, TimelineId};
 
-use self::log::{Log, explain};
+use self::log::{Log, PORT_TAKEN, explain};
 use self::observe::{Answer, PidFile, Questioner};
 pub(super) use self::programs::{Programs, find_programs};
 use self::verdict::{Planned, Seen, judge};
 use super::owner::{Owner, user_name};
 use super::report::{ServerState, StartReport};
 use super::request::StartOptions;
+use super::steps::start_command;
 use super::{log_of, shell_path, shell_word};
 use crate::catalog::HISTORY_BYTES_MAX;
 use crate::context::Context;
@@ -285,12 +286,26 @@ impl Server<'_> {
             said = format!("{said}; {command}");
         }
         let log_path = log_of(self.pgdata);
+        // Restoring again would find a directory that is not empty.
+        let again = self.start_again(fatal.and_then(explain) == Some(PORT_TAKEN));
+        let again = format!("to start it without restoring again: {again}");
         let hint = match fatal.and_then(explain) {
-            Some(meaning) => format!("{meaning}; the log is {}", log_path.display()),
-            None => format!("the last lines of {}:\n{}", log_path.display(), log.tail()),
+            Some(meaning) => format!("{meaning}; the log is {}; {again}", log_path.display()),
+            None => format!("{again}; the last lines of {}:\n{}", log_path.display(), log.tail()),
         };
         let message = format!("the restored server did not reach its target: {said}");
         Err(EngineError::failed(ErrorKind::Postgres, message).with_hint(hint))
+    }
+
+    /// The command line that starts it by hand, as it was started. Which port is free a person must say.
+    fn start_again(&self, port_taken: bool) -> String {
+        let port =
+            if port_taken { Some("PORT".to_owned()) } else { self.options.port.map(|port| port.to_string()) };
+        let mut settings: Vec<(&str, String)> = port.map(|port| ("port", port)).into_iter().collect();
+        if let Some(directory) = &self.options.socket_directory {
+            settings.push(("unix_socket_directories", shell_path(directory)));
+        }
+        start_command(self.pgdata, self.owner, Some(self.programs), &settings)
     }
 
     fn too_long(&self, log: &Log, pid: u32) -> EngineError {
