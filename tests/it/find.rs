@@ -63,7 +63,9 @@ fn execute(server: &PgServer, statements: &[&str]) {
     let session = server.session().unwrap();
     for text in statements {
         let parts = if text.contains("$$") { vec![*text] } else { text.split(';').collect() };
-        parts.into_iter().for_each(|statement| session.execute(statement).unwrap());
+        for statement in parts {
+            session.execute(statement).unwrap();
+        }
     }
 }
 

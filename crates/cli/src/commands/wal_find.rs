@@ -99,10 +99,8 @@ fn render(text: &mut Text, lines: &[Line]) {
     text.bullets(&plans);
     if lines.iter().any(|line| locks(line.event.op)) {
         text.gap();
-        text.line(
-            "There the transaction is still under way, and holds its lock on the table: a recovery that pauses lets nobody \
-             read the table before SELECT pg_wal_replay_resume(). Or restore with --target-action promote.",
-        );
+        text.line("There the transaction is still under way, and holds its lock on the table: nobody can read it while");
+        text.line("recovery is paused. SELECT pg_wal_replay_resume() ends that, or --target-action promote.");
     }
 }
 
