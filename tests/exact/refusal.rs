@@ -221,7 +221,9 @@ fn classify_failure(message: &str) -> Real {
         || has("could not find redo location")
     {
         Real::WalShort
-    } else if has("is not a child of this server's history") || has("does not contain minimum recovery point")
+    } else if has("is not a child of this server's history")
+        || has("is not in this server's history")
+        || has("does not contain minimum recovery point")
     {
         Real::OffPath
     } else if has("recovery target timeline") && has("does not exist") {

@@ -105,8 +105,14 @@ impl<'a> Live<'a> {
             log: Vec::new(),
         };
         for step in &script.steps {
-            live.step(step)?;
-            live.mark()?;
+            if let Err(error) = live.step(step).and_then(|()| live.mark()) {
+                let so_far = format!("{}\n{step:?}", live.log.join("\n"));
+                return Err(Error::Undertaking {
+                    so_far,
+                    log: live.server.log_end(),
+                    source: Box::new(error),
+                });
+            }
         }
         live.finish(script)
     }

@@ -103,7 +103,8 @@ impl Live<'_> {
         self.archive.adopt(&data)?;
         let mut server = self.successor(&data)?;
         server.spawn()?;
-        if attempt.standby && !promote_when_idle(&mut server)? {
+        // An error says that it has ended meanwhile.
+        if attempt.standby && !promote_when_idle(&mut server).unwrap_or(false) {
             return Ok(self.gave_up(&server, &data));
         }
         let mut ended = false;

@@ -55,13 +55,23 @@ pub(super) fn run(
     })
 }
 
-/// Runs transactions until there is an error, and returns how many were done.
+/// Runs transactions until the server goes away, and returns how many were done.
 pub(super) fn run_session(session: &PgSession, dice: &mut Dice, labels: &Labels, transactions: u64) -> u64 {
     if dice.percent(50) && session.execute("SET synchronous_commit = off").is_err() {
         return 0;
     }
-    let statements = (0..transactions).map(|_| transaction(dice, labels));
-    statements.take_while(|sql| session.execute(sql).is_ok()).count() as u64
+    let mut done = 0;
+    for _ in 0..transactions {
+        let (sql, finish) = transaction(dice, labels);
+        let outcome = session.execute(&sql).and_then(|()| finish.map_or(Ok(()), |sql| session.execute(&sql)));
+        match outcome {
+            Ok(()) => done += 1,
+            // A refused statement leaves a failed transaction; a server that is gone refuses this, too.
+            Err(_) if session.execute("ROLLBACK").is_ok() => {}
+            Err(_) => break,
+        }
+    }
+    done
 }
 
 /// The statement that leaves the transaction's id.
@@ -91,14 +101,14 @@ fn filler(dice: &mut Dice) -> String {
     )
 }
 
-/// One transaction, or a few that belong together.
-fn transaction(dice: &mut Dice, labels: &Labels) -> String {
+/// One transaction, and the statement that finishes it where that must stand alone.
+fn transaction(dice: &mut Dice, labels: &Labels) -> (String, Option<String>) {
     let label = labels.next();
     let note = note(label);
     let filler = filler(dice);
     let pause = format!("SELECT pg_sleep(0.001 * {})", dice.between(1, 15));
     let end = if dice.percent(80) { "COMMIT" } else { "ROLLBACK" };
-    match dice.weighted(&[20, 20, 12, 6, 8, 8, 3, 8, 6, 3, 6, 3, 3, 2]) {
+    let sql = match dice.weighted(&[20, 20, 12, 6, 8, 8, 3, 8, 6, 3, 6, 3, 3, 2]) {
         0 => format!("BEGIN; {note}; COMMIT"),
         1 => note,
         2 => format!("BEGIN; {filler}; {note}; {end}"),
@@ -125,8 +135,10 @@ fn transaction(dice: &mut Dice, labels: &Labels) -> String {
             format!("BEGIN; {note}; SELECT pg_logical_emit_message(true, 'walden', repeat('m', 5000)); {end}")
         }
         _ => {
-            let finish = if end == "COMMIT" { "COMMIT PREPARED" } else { "ROLLBACK PREPARED" };
-            format!("BEGIN; {note}; PREPARE TRANSACTION 'q{label}'; {finish} 'q{label}'")
+            let verb = if end == "COMMIT" { "COMMIT PREPARED" } else { "ROLLBACK PREPARED" };
+            let prepare = format!("BEGIN; {note}; {filler}; PREPARE TRANSACTION 'q{label}'");
+            return (prepare, Some(format!("{verb} 'q{label}'")));
         }
-    }
+    };
+    (sql, None)
 }

@@ -78,6 +78,16 @@ pub enum Error {
         /// What came.
         answer: String,
     },
+    /// A longer undertaking failed on its way.
+    #[error("{so_far}\nthen it failed; the end of the server's log:\n{log}")]
+    Undertaking {
+        /// What was done before.
+        so_far: String,
+        /// The end of the server's log.
+        log: String,
+        /// What went wrong.
+        source: Box<Error>,
+    },
     /// A name or number from the server could not be understood.
     #[error("not understood from the server")]
     Format(#[from] walden_pg::Error),

@@ -435,7 +435,8 @@ impl PgServer {
         self.place.dir.path().join("log")
     }
 
-    fn log_end(&self) -> String {
+    /// The last kilobytes of what the server and its archive and restore commands have written.
+    pub fn log_end(&self) -> String {
         let length = fs::metadata(self.log_path()).map_or(0, |metadata| metadata.len());
         self.log_from(length.saturating_sub(SHOWN_LOG))
     }
