@@ -8,6 +8,7 @@
     reason = "a test that can't go on ends loudly, and says where"
 )]
 
+mod checks;
 mod faults;
 mod find;
 mod kills;

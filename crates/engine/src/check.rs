@@ -1,5 +1,7 @@
 //! `walden check`: is this server archived, and would a recovery find what it needs?
 
+mod recovery;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -9,6 +11,7 @@ use walden_core::{CatalogSnapshot, ConditionalCreate, IncarnationRecord, Need, R
 use walden_pg::{ArchiveFileName, SegmentId, SegmentName, SystemId, TimelineId};
 use walden_store::{HeaderRead, StoreError};
 
+use self::recovery::{arrival_check, recovery_checks};
 use crate::catalog::{load_overview, satisfy};
 use crate::context::Context;
 use crate::data_directory::DataDirectory;
@@ -128,11 +131,17 @@ pub async fn check(
     }
     let mut snapshot = load_overview(ctx, &record).await?;
     list_all(ctx, &mut snapshot).await?;
+    let own_facts =
+        postgres.filter(|facts| facts.system_id.is_none_or(|answered| answered == record.system_id));
+    checks.extend(own_facts.and_then(|facts| arrival_check(&snapshot, facts)));
     let newest = newest_segments(&snapshot);
     summarize(ctx, &mut snapshot, &newest).await?;
     let window = window_from(ctx, &mut snapshot).await?;
     checks.push(backups_check(&snapshot, now));
     checks.push(coverage_check(&window));
+    if !snapshot.backups.is_empty() {
+        checks.extend(recovery_checks(ctx, &mut snapshot).await?);
+    }
     checks.push(damage_check(ctx, &snapshot, &window).await?);
     checks.extend(commit_check(&window));
     checks.extend(index_check(ctx, &snapshot, newest.last().copied()).await?);
@@ -474,7 +483,12 @@ fn commit_check(window: &RecoveryWindow) -> Option<Check> {
     let newest = window.newest?;
     let at = newest.time.map(|time| format!(" ({})", shown(time))).unwrap_or_default();
     let age = lasted(seconds);
-    Some(Check::ok("newest commit", format!("the newest commit that can be restored is {age} old{at}")))
+    // Without a transaction it is the end of a backup.
+    let (name, what) = match newest.xid {
+        Some(_) => ("newest commit", "commit"),
+        None => ("newest moment", "moment"),
+    };
+    Some(Check::ok(name, format!("the newest {what} that can be restored is {age} old{at}")))
 }
 
 /// Whether the newest segment has an index: what archives it is then up to date.

@@ -190,7 +190,9 @@ impl<'a> SummaryReader<'a> {
         let key = self.layout.archive_file(ArchiveFileName::Segment(id.name(self.size)));
         match self.ctx.store.get_header(&key, &self.ctx.budget()).await {
             Ok(HeaderRead::Found { header, .. }) => {
+                // An index that was announced and can't be read speaks against the whole object.
                 let summary = header.wal.as_ref().and_then(|wal| wal.summary);
+                let summary = summary.filter(|_| header.index_bytes == 0);
                 Ok(summary.map(|summary| (header.index_bytes, summary)))
             }
             Ok(HeaderRead::Missing) | Err(StoreError::Corrupt { .. }) => Ok(None),
