@@ -6,5 +6,6 @@
 mod archive;
 mod borders;
 mod craft;
+mod damage;
 mod model;
 mod statements;
