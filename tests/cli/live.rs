@@ -65,7 +65,10 @@ impl Live {
         let pgdata = self.directory.path().join(name).display().to_string();
         let bin = self.server.install().bin().display().to_string();
         let sockets = self.directory.path().display().to_string();
-        let start = ["--start", "--pg-bin", &bin, "--socket-directory", &sockets, "--port", "5999"];
+        // A port that is free now: other tests run servers, too.
+        let port =
+            std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port().to_string();
+        let start = ["--start", "--pg-bin", &bin, "--socket-directory", &sockets, "--port", &port];
         let options = [&["restore", "--pgdata", &pgdata, "--start-timeout", "2m"], target, &start].concat();
         let restored: Restore = shapes::read(&self.json(&options));
         let started = restored.started.unwrap();
