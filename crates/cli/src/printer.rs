@@ -17,7 +17,7 @@ use crate::text::{Canvas, Paint, Text, spelled_out};
 
 /// Columns where no terminal says how many there are.
 const COLUMNS_DEFAULT: usize = 80;
-const COLUMNS_MIN: usize = 50;
+const COLUMNS_MIN: usize = 40;
 const COLUMNS_MAX: usize = 120;
 
 /// How much goes to stderr.

@@ -33,7 +33,7 @@ pub use recovery::{
     RecordSpan, RecoveryAction, RecoveryPlan, RecoveryRates, RecoveryRequest, RecoveryTarget, RecoveryWindow,
     Refusal, RefusalReason, RejectedBackup, RestorableBackup, RestorableRange, RestorePointMark,
     SegmentDetail, SegmentEnd, SegmentNeeds, Setting, Stop, StopKind, TargetTimeline, TimelineWindow,
-    TransactionEndMark, WindowGap, Windowing, plan_recovery, recovery_window,
+    TransactionEndMark, WindowGap, Windowing, plan_recovery, postgres_time, recovery_window,
 };
 pub use sealed::{
     CODEC_ZSTD, HEADER_FRAME_BYTES_MAX, INDEX_BYTES_MAX, ObjectHeader, ObjectKind, SEALED_SCHEMA,

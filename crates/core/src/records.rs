@@ -30,7 +30,7 @@ impl Writer {
 
 impl std::fmt::Display for Writer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}:{} at {}", self.host, self.instance, self.at)
+        write!(f, "{}:{} at {}", self.host, self.instance, crate::recovery::postgres_time(self.at))
     }
 }
 

@@ -342,7 +342,7 @@ fn refuse_restored(record: &IncarnationRecord, data: Option<&DataDirectory>) -> 
         ErrorKind::WrongServer,
         format!(
             "this data directory was restored from the archive of this very server at {} server={} path={}",
-            marker.restored_at,
+            walden_core::postgres_time(marker.restored_at),
             marker.server,
             data.path().display()
         ),

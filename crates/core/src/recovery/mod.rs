@@ -25,7 +25,7 @@ pub use detail::{
 };
 pub use path::PathStep;
 pub use plan::plan_recovery;
-pub use request::{RecoveryAction, RecoveryRequest, RecoveryTarget, TargetTimeline};
+pub use request::{RecoveryAction, RecoveryRequest, RecoveryTarget, TargetTimeline, postgres_time};
 pub(crate) use stop::{pg_time, timestamp};
 pub use window::{
     RecoveryWindow, RestorableBackup, RestorableRange, TimelineWindow, WindowGap, Windowing, recovery_window,

@@ -93,7 +93,9 @@ impl RecoveryTarget {
     }
 }
 
-/// A moment as `recovery_target_time` takes it: UTC as `+00` (PostgreSQL refuses `Z` there), microseconds.
-pub(super) fn postgres_time(time: Timestamp) -> String {
+/// A moment as `recovery_target_time` takes it: UTC as `+00` (PostgreSQL refuses `Z` there), microseconds. The form of
+/// moments in messages.
+#[must_use]
+pub fn postgres_time(time: Timestamp) -> String {
     time.strftime("%Y-%m-%d %H:%M:%S%.6f+00").to_string()
 }

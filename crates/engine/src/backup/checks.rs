@@ -131,7 +131,7 @@ fn refuse_restored(ctx: &Context, data: &DataDirectory, authority: &Authority) -
             format!(
                 "this data directory was restored from the archive of this very server at {} and may not archive \
                  into it path={}",
-                marker.restored_at,
+                walden_core::postgres_time(marker.restored_at),
                 data.path().display()
             ),
         )

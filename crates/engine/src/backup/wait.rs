@@ -184,7 +184,8 @@ fn archived_elsewhere(ctx: &Context, archiver: &ArchiverState, name: SegmentName
 fn timed_out(archiver: &ArchiverState, name: SegmentName, timeout: Duration) -> EngineError {
     let failed = match (&archiver.last_failed, archiver.last_failed_at) {
         (Some(file), Some(at)) => {
-            format!(" last_failed={file} last_failed_at={at} failed_count={}", archiver.failed_count)
+            let at = walden_core::postgres_time(at);
+            format!(" last_failed={file} last_failed_at={at:?} failed_count={}", archiver.failed_count)
         }
         _ => String::new(),
     };

@@ -9,7 +9,7 @@ use std::path::{Component, Path, PathBuf};
 use nix::sys::statvfs::statvfs;
 use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
-use walden_core::{BackupId, ErrorKind, Tablespace};
+use walden_core::{BackupId, ErrorKind, Tablespace, postgres_time};
 
 use super::inventory::Inventory;
 use super::request::TablespaceMapping;
@@ -160,9 +160,10 @@ fn interrupted(path: &Path) -> EngineError {
     let marker = read_if_present(&marker, 1 << 20).ok().flatten();
     let marker: Option<InProgress> = marker.and_then(|bytes| serde_json::from_slice(&bytes).ok());
     let (what, directories) = match marker {
-        Some(marker) => {
-            (format!("of backup {} begun at {}", marker.backup, marker.started_at), marker.directories)
-        }
+        Some(marker) => (
+            format!("of backup {} begun at {}", marker.backup, postgres_time(marker.started_at)),
+            marker.directories,
+        ),
         None => ("whose marker can't be read".to_owned(), Vec::new()),
     };
     let listed: Vec<String> = if directories.is_empty() {
@@ -387,7 +388,10 @@ mod tests {
         };
         std::fs::write(top.path().join(IN_PROGRESS_MARKER), serde_json::to_vec(&marker).unwrap()).unwrap();
         let (_, text, hint) = message(look_at_data_directory(top.path()));
-        assert!(text.contains("of backup 20261120T103905Z-7f3a begun at 2026-11-20T12:00:00Z"), "{text}");
+        assert!(
+            text.contains("of backup 20261120T103905Z-7f3a begun at 2026-11-20 12:00:00.000000+00"),
+            "{text}"
+        );
         assert!(hint.contains("remove /restore/main and /restore/space and restore again"), "{hint}");
     }
 
