@@ -229,6 +229,24 @@ fn a_restored_server_stops_where_the_plan_says_and_a_refusal_says_what_can_be_ha
     );
     assert!(stdout.contains("must be adopted before it is promoted"), "{stdout}");
 
+    // The second time the directory is not empty: that is said, and nothing of a plan.
+    let (code, _, stderr) =
+        live.run(&["restore", "--target-xid", &target, "--pgdata", third.to_str().unwrap()]);
+    assert_eq!(code, 10, "{stderr}");
+    assert!(stderr.starts_with("error: the target directory holds"), "{stderr}");
+
+    // What a clone section can't say is refused with a command that works.
+    let (code, _, stderr) = live.run(&["plan", "--output", "zalando"]);
+    assert_eq!(code, 2, "{stderr}");
+    let (_, command) = stderr.trim().split_once(": walden plan --target-time '").unwrap();
+    let (moment, options) = command.split_once("' ").unwrap();
+    let words: Vec<&str> = ["plan", "--target-time", moment].into_iter().chain(options.split(' ')).collect();
+    assert!(live.text(&words).contains("timestamp: "), "{words:?}");
+
+    // The zone of the question is the zone of the answer.
+    let told = live.text(&["plan", "--target-time", moment, "--target-exclusive", "--timezone", "+05:45"]);
+    assert!(told.lines().any(|line| line.starts_with("target ") && line.ends_with(" +05:45)")), "{told}");
+
     let (code, stdout, stderr) = live.run(&["plan", "--target-xid", "4000000"]);
     assert_eq!((code, stdout.as_str()), (22, ""), "{stderr}");
     assert!(stderr.starts_with("error: transaction 4000000 is not in the archive\n"), "{stderr}");

@@ -219,7 +219,10 @@ pub(super) mod tests {
         for command in ["", "/bin/true", " exit 0 "] {
             let hint = refusal(|server| server.archive_command = command.into());
             assert!(hint.starts_with("set archive_command = 'walden --repo file://"), "{hint}");
-            assert!(hint.ends_with("--server main %p' in postgresql.conf and reload the server"), "{hint}");
+            assert!(
+                hint.ends_with("--server main wal push %p' in postgresql.conf and reload the server"),
+                "{hint}"
+            );
         }
         let hint = refusal(|server| server.settings.wal_level = "minimal".into());
         assert!(hint.contains("wal_level = replica"), "{hint}");
