@@ -155,12 +155,20 @@ fn keep(place: &Path, major: PgMajor, seed: u64, made: &LiveHistory, tally: &mut
     }
     for entry in fs::read_dir(place).unwrap() {
         let path = entry.unwrap().path();
-        let wanted = path.is_dir() && !text(path.as_path()).contains("scratch-");
-        if wanted {
-            let copied = Command::new("cp").arg("-a").arg(&path).arg(&kept).status().unwrap();
-            assert!(copied.success(), "{}", path.display());
+        let named = tally.mismatches.iter().any(|mismatch| {
+            let told = format!("{}\n", text(&kept.join(path.file_name().unwrap())));
+            mismatch.contains(&told)
+        });
+        if named {
+            copy(&path, &kept);
         }
     }
+    copy(&place.join("history/templates"), &kept);
     fs::write(kept.join("story"), &story).unwrap();
     say(&format!("kept in {}: the archives, the backups, and the story", kept.display()));
+}
+
+fn copy(from: &Path, into: &Path) {
+    let copied = Command::new("cp").arg("-a").arg(from).arg(into).status().unwrap();
+    assert!(copied.success(), "{}", from.display());
 }

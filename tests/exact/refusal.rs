@@ -3,7 +3,7 @@
 use std::fmt;
 
 use serde_json::Value;
-use walden_pg::TimelineId;
+use walden_pg::{PgMajor, TimelineId};
 use walden_testkit::history::{BackupTaken, Ending, Stopped, WalEnd};
 
 use crate::damage::Damage;
@@ -38,10 +38,22 @@ enum Real {
     RightDuringBackup,
     /// It stopped early, at a hole or at damage, or went on along an older timeline past a fork.
     LedAstray,
+    /// It went through the WAL of another timeline than the backup's from the start.
+    Mixed,
     /// It followed an older timeline, since `latest` ends at the first history that is missing.
     OlderBranch,
     /// It stopped, and nothing seems wrong with that.
     Works(Box<Stopped>),
+}
+
+impl Real {
+    /// Whether PostgreSQL came to a stop and took queries.
+    fn has_stopped(&self) -> bool {
+        matches!(
+            self,
+            Self::Newer | Self::RightDuringBackup | Self::LedAstray | Self::OlderBranch | Self::Works(_)
+        )
+    }
 }
 
 impl fmt::Display for Real {
@@ -59,6 +71,7 @@ impl fmt::Display for Real {
             Self::Newer => "SILENT: newer than the target",
             Self::RightDuringBackup => "right, though during the backup",
             Self::LedAstray => "SILENT: a hole, damage or a missing fork",
+            Self::Mixed => "SILENT: a backup and another timeline's WAL",
             Self::OlderBranch => "SILENT: an older branch",
             Self::Works(_) => "works",
         })
@@ -66,10 +79,10 @@ impl fmt::Display for Real {
 }
 
 /// What PostgreSQL may do where a backup is rejected for such a reason.
-fn fits(reason: &str, target: &Target, real: &Real, damage: &Damage) -> bool {
+fn fits(judge: &Judge<'_>, reason: &str, target: &Target, real: &Real) -> bool {
     match reason {
         // An index tells what a torn object held.
-        _ if matches!(damage, Damage::Torn(_)) && *real == Real::Unreadable => true,
+        _ if matches!(judge.archive.damage, Damage::Torn(_)) && *real == Real::Unreadable => true,
         "ends_after_target" => {
             matches!(
                 real,
@@ -87,6 +100,9 @@ fn fits(reason: &str, target: &Target, real: &Real, damage: &Damage) -> bool {
         "stops_before_consistency" => {
             matches!(real, Real::TooEarly) || (*real == Real::WalShort && target.goal == Goal::Latest)
         }
+        // 13 and 14 take the timeline from the checkpoint's record and not from the backup's label: where another
+        // timeline has a checkpoint at the same position, they mix two timelines without a word.
+        "not_on_path" if judge.history.major < PgMajor::V15 && real.has_stopped() => true,
         "not_on_path" => matches!(real, Real::OffPath | Real::TooEarly | Real::WalShort | Real::NotReached),
         "missing_segments" => matches!(real, Real::NotReached | Real::WalShort | Real::LedAstray),
         "damaged_wal" => {
@@ -117,11 +133,12 @@ pub(crate) fn compare(judge: &Judge<'_>, target: &Target, refusal: &Value) -> Ve
         let id = rejected["id"].as_str().unwrap_or_default();
         let backup = judge.history.backups.iter().find(|backup| backup.id == id).unwrap();
         let real = classify(judge, target, backup, judge.recover_by_hand(target, backup));
-        if !fits(why, target, &real, &judge.archive.damage) {
+        if !fits(judge, why, target, &real) {
             let what = format!("backup {id} is rejected ({why}), PostgreSQL: {real:?}");
             return mismatch(target, refusal, &format!("{what}\nrejected: {}", refusal["rejected"]));
         }
-        seen.push((why.to_owned(), real));
+        let mixed = why == "not_on_path" && real.has_stopped();
+        seen.push((why.to_owned(), if mixed { Real::Mixed } else { real }));
     }
     if seen.is_empty() {
         return without_backups(judge, target, refusal, &reason);
@@ -158,7 +175,7 @@ fn wrong_summary(reason: &str, seen: &[(String, Real)]) -> Option<String> {
 fn weight(real: &Real) -> u32 {
     match real {
         Real::RightDuringBackup | Real::Works(_) => 9,
-        Real::Newer | Real::LedAstray | Real::OlderBranch => 8,
+        Real::Newer | Real::Mixed | Real::LedAstray | Real::OlderBranch => 8,
         Real::NotReached => 5,
         Real::TooEarly => 4,
         Real::WalShort | Real::Minimal | Real::Unreadable => 3,
