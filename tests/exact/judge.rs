@@ -108,7 +108,13 @@ impl<'a> Judge<'a> {
         ["nearest_before", "nearest_after"].into_iter().find_map(|key| {
             let moment = &refusal[key];
             let goal = Goal::Lsn(lsn(&moment["lsn"])?);
-            let nearest = Target { goal, exclusive: false, ..target.clone() };
+            // Of `current` there are as many timelines as backups are on, and a position means another moment on each.
+            let timeline = match (moment["timeline"].as_u64(), &target.backup) {
+                (Some(number), _) => Timeline::Number(timeline(number)),
+                (None, None) if target.timeline == Timeline::Current => return None,
+                _ => target.timeline,
+            };
+            let nearest = Target { goal, exclusive: false, timeline, ..target.clone() };
             let differs = |what: String| Some(mismatch(target, refusal, &format!("{key}: {what}")));
             match self.ask(&nearest) {
                 Answer::Plan(plan) => {

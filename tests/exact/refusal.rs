@@ -104,7 +104,10 @@ fn fits(judge: &Judge<'_>, reason: &str, target: &Target, real: &Real) -> bool {
         // timeline has a checkpoint at the same position, they mix two timelines without a word.
         "not_on_path" if judge.history.major < PgMajor::V15 && real.has_stopped() => true,
         "not_on_path" => matches!(real, Real::OffPath | Real::TooEarly | Real::WalShort | Real::NotReached),
-        "missing_segments" => matches!(real, Real::NotReached | Real::WalShort | Real::LedAstray),
+        // Past a fork whose segment is missing, the parent's WAL may hold anything.
+        "missing_segments" => {
+            matches!(real, Real::NotReached | Real::WalShort | Real::LedAstray | Real::Minimal)
+        }
         "damaged_wal" => {
             matches!(real, Real::NotReached | Real::WalShort | Real::LedAstray | Real::Unreadable)
         }
