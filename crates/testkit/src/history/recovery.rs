@@ -68,7 +68,7 @@ pub struct Stopped {
     pub replayed_to: Lsn,
     /// `pg_last_committed_xact()`: the last transaction whose commit was replayed.
     pub last_commit: Option<LastCommit>,
-    /// The transactions that left a row in [`TABLE`](super::work::TABLE).
+    /// The transactions that left a row in the table in which each transaction of the history leaves its number.
     pub transactions: BTreeSet<u64>,
 }
 
