@@ -7,6 +7,7 @@
 mod completed;
 mod indexing;
 mod left_timeline;
+mod pipeline;
 mod wal_file;
 
 use std::path::Path;
@@ -26,6 +27,9 @@ use walden_store::{
 use self::completed::roll_up_if_complete;
 use self::indexing::Indexing;
 use self::left_timeline::same_up_to_fork;
+pub use self::pipeline::{
+    FileIdentity, Pipeline, PipelineLimits, PipelineLoad, Pushed, STAMPS_SETTLED_AFTER, SegmentTimings,
+};
 use self::wal_file::{Sealed, WalFile};
 use crate::authority::Authority;
 use crate::catalog::HISTORY_BYTES_MAX;

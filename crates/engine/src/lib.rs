@@ -25,7 +25,10 @@ mod rollup;
 mod server;
 mod wal;
 
-pub use archiver::{Archiver, PushDamage, PushOutcome, PushReport};
+pub use archiver::{
+    Archiver, FileIdentity, Pipeline, PipelineLimits, PipelineLoad, PushDamage, PushOutcome, PushReport,
+    Pushed, STAMPS_SETTLED_AFTER, SegmentTimings,
+};
 pub use authority::Authority;
 pub use catalog::{load_overview, load_snapshot, read_backup_record, satisfy};
 pub use check::{ArchiverFacts, Check, CheckReport, CheckStatus, check};
