@@ -121,6 +121,11 @@ fn parse_endpoint(what: &str, endpoint: &str) -> Result<Url, StoreError> {
     Ok(url)
 }
 
+/// How [`Store::identity`] names an endpoint.
+pub(crate) fn at_endpoint(endpoint: Option<&Url>) -> String {
+    endpoint.map(|endpoint| format!(" endpoint={endpoint}")).unwrap_or_default()
+}
+
 fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
@@ -142,11 +147,11 @@ fn client_error(service: &str, error: &object_store::Error) -> StoreError {
 type Client = (Arc<dyn ObjectStore>, String);
 
 /// What every builder needs.
-struct Setup<'a> {
-    url: &'a StoreUrl,
-    config: &'a StoreConfig,
-    environment: &'a Environment,
-    counters: &'a Arc<Counters>,
+pub(crate) struct Setup<'a> {
+    pub(crate) url: &'a StoreUrl,
+    pub(crate) config: &'a StoreConfig,
+    pub(crate) environment: &'a Environment,
+    pub(crate) counters: &'a Arc<Counters>,
 }
 
 impl Setup<'_> {
@@ -191,7 +196,8 @@ impl Setup<'_> {
         Ok(options)
     }
 
-    fn s3(&self) -> Result<Client, StoreError> {
+    /// The client's settings up to where it goes, and the endpoint.
+    pub(crate) fn s3_place(&self) -> Result<(AmazonS3Builder, Option<Url>), StoreError> {
         let settings = &self.config.s3;
         let mut builder = AmazonS3Builder::new();
         for (name, value) in self.environment.with_prefix("AWS_") {
@@ -213,7 +219,13 @@ impl Setup<'_> {
             .or_else(|| builder.get_config_value(&AmazonS3ConfigKey::Endpoint))
             .map(|endpoint| parse_endpoint("S3 endpoint", &endpoint))
             .transpose()?;
-        let at = endpoint.as_ref().map(|endpoint| format!(" endpoint={endpoint}")).unwrap_or_default();
+        Ok((builder, endpoint))
+    }
+
+    fn s3(&self) -> Result<Client, StoreError> {
+        let settings = &self.config.s3;
+        let (mut builder, endpoint) = self.s3_place()?;
+        let at = at_endpoint(endpoint.as_ref());
         let allow_http = self.allow_http(endpoint.as_ref(), "AWS_ALLOW_HTTP")?;
         builder = self.s3_addressing(builder, endpoint.as_ref())?;
         builder = self.s3_encryption(builder)?;
@@ -336,7 +348,8 @@ impl Setup<'_> {
         }
     }
 
-    fn azure(&self) -> Result<Client, StoreError> {
+    /// The client's settings up to where it goes, the endpoint, and what both say of the place.
+    pub(crate) fn azure_place(&self) -> Result<(MicrosoftAzureBuilder, Option<Url>, String), StoreError> {
         use AzureConfigKey as K;
         let settings = &self.config.azure;
         let mut builder = MicrosoftAzureBuilder::new();
@@ -379,8 +392,12 @@ impl Setup<'_> {
             .get_config_value(&K::Endpoint)
             .map(|endpoint| parse_endpoint("Azure endpoint", &endpoint))
             .transpose()?;
-        let at = endpoint.as_ref().map(|endpoint| format!(" endpoint={endpoint}")).unwrap_or_default();
-        let at = format!(" account={account}{at}");
+        let at = format!(" account={account}{}", at_endpoint(endpoint.as_ref()));
+        Ok((builder, endpoint, at))
+    }
+
+    fn azure(&self) -> Result<Client, StoreError> {
+        let (builder, endpoint, at) = self.azure_place()?;
         let allow_http = self.allow_http(endpoint.as_ref(), "AZURE_ALLOW_HTTP")?;
         let client = builder
             .with_container_name(self.bucket())
@@ -391,7 +408,8 @@ impl Setup<'_> {
         Ok((Arc::new(client.map_err(|error| client_error("Azure", &error))?), at))
     }
 
-    fn gcs(&self) -> Result<Client, StoreError> {
+    /// The client's settings up to where it goes, and the endpoint.
+    pub(crate) fn gcs_place(&self) -> Result<(GoogleCloudStorageBuilder, Option<Url>), StoreError> {
         use GoogleConfigKey as K;
         let settings = &self.config.gcs;
         let mut builder = GoogleCloudStorageBuilder::new();
@@ -415,7 +433,12 @@ impl Setup<'_> {
             .or_else(|| self.gcs_endpoint_of_key(&builder))
             .map(|endpoint| parse_endpoint("GCS endpoint", &endpoint))
             .transpose()?;
-        let at = endpoint.as_ref().map(|endpoint| format!(" endpoint={endpoint}")).unwrap_or_default();
+        Ok((builder, endpoint))
+    }
+
+    fn gcs(&self) -> Result<Client, StoreError> {
+        let (builder, endpoint) = self.gcs_place()?;
+        let at = at_endpoint(endpoint.as_ref());
         let allow_http = self.allow_http(endpoint.as_ref(), "GOOGLE_ALLOW_HTTP")?;
         let client = builder
             .with_bucket_name(self.bucket())
