@@ -10,6 +10,7 @@ pub mod index;
 mod judge;
 mod layout;
 mod manifest;
+mod pressure;
 mod records;
 mod recovery;
 mod sealed;
@@ -23,6 +24,10 @@ pub use layout::{
     ServerLayout, ServerName, repository_key,
 };
 pub use manifest::{Extent, FileEntry, ManifestEntry, ManifestHeader, ManifestPath, ManifestTotals};
+pub use pressure::{
+    Pressure, PressureUnknown, WalMark, WalPressure, WalSample, WalSpace, judge_pressure, pressure_unknown,
+    samples_of_marks,
+};
 pub use records::{
     Adoption, BackupKind, BackupRecord, BackupSource, Capabilities, ChecksumFailure, ConditionalCreate,
     IncarnationEntry, IncarnationRecord, ObjectReference, RepositoryRecord, ServerRecord, ServerSettings,
