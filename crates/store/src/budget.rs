@@ -41,7 +41,10 @@ impl TryLimits {
 /// The clock is tokio's monotonic one, which tests can pause and move.
 #[derive(Debug, Clone)]
 pub struct RetryBudget {
+    /// The end, but for what was granted.
     deadline: Instant,
+    /// Nanoseconds granted on top, because a limit of the rate took them.
+    granted: Arc<AtomicU64>,
     jitter: Arc<Jitter>,
 }
 
@@ -57,14 +60,20 @@ impl RetryBudget {
     pub fn seeded(total: Duration, seed: u64) -> Self {
         // A century stands for "never": Instant can't hold every Duration.
         let total = total.min(Duration::from_hours(100 * 365 * 24));
-        Self { deadline: Instant::now() + total, jitter: Arc::new(Jitter(AtomicU64::new(seed))) }
+        Self {
+            deadline: Instant::now() + total,
+            granted: Arc::default(),
+            jitter: Arc::new(Jitter(AtomicU64::new(seed))),
+        }
     }
 
     /// The same budget, cut to `total` from now if that is sooner.
     #[must_use]
     pub fn at_most(&self, total: Duration) -> Self {
         let sooner = Self::seeded(total, self.jitter.next());
-        Self { deadline: self.deadline.min(sooner.deadline), ..sooner }
+        // What was granted up to now counts for the older deadline only, and what is granted from now on for both.
+        let deadline = sooner.deadline.checked_sub(self.granted()).unwrap_or(sooner.deadline);
+        Self { deadline: self.deadline.min(deadline), granted: Arc::clone(&self.granted), ..sooner }
     }
 
     /// The same budget, longer by the time that `bytes` take at the slowest rate allowed: for operations on objects
@@ -79,13 +88,24 @@ impl RetryBudget {
     /// When it ends.
     #[must_use]
     pub fn deadline(&self) -> Instant {
-        self.deadline
+        self.deadline + self.granted()
+    }
+
+    /// Makes this budget and all that share it longer by `time`, which a limit of the rate took.
+    pub(crate) fn grant(&self, time: Duration) {
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.granted.fetch_add(nanos, Ordering::Relaxed);
+    }
+
+    fn granted(&self) -> Duration {
+        // Bounded as the total is, for the same reason.
+        Duration::from_nanos(self.granted.load(Ordering::Relaxed)).min(Duration::from_hours(100 * 365 * 24))
     }
 
     /// What is left of it.
     #[must_use]
     pub fn remaining(&self) -> Duration {
-        self.deadline.saturating_duration_since(Instant::now())
+        self.deadline().saturating_duration_since(Instant::now())
     }
 
     /// How long one try that moves `bytes` may take: the request's time plus the body's at the slowest rate
@@ -162,6 +182,21 @@ mod tests {
         let budget = RetryBudget::seeded(Duration::from_secs(10), 1);
         assert_eq!(budget.with_time_for(256 << 20, LIMITS).remaining(), Duration::from_secs(266));
         assert_eq!(budget.remaining(), Duration::from_secs(10));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_limit_of_the_rate_took_is_granted_to_all_who_share_the_budget() {
+        let budget = RetryBudget::seeded(Duration::from_secs(10), 1);
+        let longer = budget.with_time_for(10 << 20, LIMITS);
+        tokio::time::advance(Duration::from_secs(8)).await;
+        budget.grant(Duration::from_secs(7));
+        let shorter = budget.at_most(Duration::from_secs(3));
+        assert_eq!(budget.remaining(), Duration::from_secs(9));
+        assert_eq!(longer.remaining(), Duration::from_secs(19));
+        assert_eq!(shorter.remaining(), Duration::from_secs(3));
+        shorter.grant(Duration::from_secs(1));
+        assert_eq!(budget.remaining(), Duration::from_secs(10));
+        assert_eq!(shorter.remaining(), Duration::from_secs(4));
     }
 
     #[tokio::test(start_paused = true)]

@@ -3,6 +3,7 @@
 //! Secrets have no place here: the file may name files and accounts, never keys. Credentials come from the
 //! variables and files that the vendors' own tools read.
 
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -36,6 +37,10 @@ pub struct StoreConfig {
     /// The slowest rate, in bytes per second, at which a body may go before the request counts as hung.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub throughput_min: Option<u64>,
+    /// The fastest rate, in bytes per second, at which bodies may be sent and received, all requests together; no
+    /// limit unless set. It is the verb's to say, so it does not stand in the file.
+    #[serde(skip)]
+    pub max_rate: Option<NonZeroU64>,
     /// A PEM file of certificate authorities to trust besides the system's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca_bundle: Option<PathBuf>,

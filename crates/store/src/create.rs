@@ -263,7 +263,7 @@ impl Store {
         let options = PutOptions { mode, attributes: self.attributes(), ..PutOptions::default() };
         let timeout = budget.try_timeout(bytes, self.limits());
         let put = async { self.objects.put_opts(&path, payload, options).await.map(drop) };
-        self.attempt(call(key), timeout, put).await
+        self.attempt(call(key), timeout, budget, put).await
     }
 
     /// Looks at what has the name, if anything has. What can't be recognised is looked at again, because the damage

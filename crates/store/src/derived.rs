@@ -152,7 +152,7 @@ impl Store {
                 ..PutOptions::default()
             };
             let put = async { self.objects.put_opts(&path, payload, options).await.map(drop) };
-            match self.attempt(call, budget.try_timeout(bytes, self.limits()), put).await {
+            match self.attempt(call, budget.try_timeout(bytes, self.limits()), budget, put).await {
                 Ok(()) => return Ok(()),
                 // The same bytes again do no harm, whatever became of the first ones.
                 Err(failure) => self.pause(call, of_a_put(failure), tries, budget).await?,

@@ -4,8 +4,10 @@
 //! known, so that failures are classified by what happened and not by what a message looks like.
 
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -22,6 +24,7 @@ use tower_http::follow_redirect::RequestUri;
 
 use crate::counters::{Counters, Operation};
 use crate::error::one_line;
+use crate::paced::PacedClient;
 
 /// Bodies of error answers are read up to this many bytes.
 const ERROR_BODY_BYTES_MAX: usize = 16 << 10;
@@ -33,7 +36,11 @@ tokio::task_local! {
 
 /// How the requests of one try went; the last one counts.
 #[derive(Debug, Default)]
-pub(crate) struct Trace(Mutex<TraceState>);
+pub(crate) struct Trace {
+    state: Mutex<TraceState>,
+    /// How long a limit of the rate held up the try, in nanoseconds.
+    waited_nanos: AtomicU64,
+}
 
 /// What [`Trace`] remembers.
 #[derive(Debug, Default, Clone)]
@@ -60,11 +67,16 @@ pub(crate) struct TraceState {
 
 impl Trace {
     fn update(&self, change: impl FnOnce(&mut TraceState)) {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     pub(crate) fn state(&self) -> TraceState {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How long a limit of the rate held up the try; what is booked but not yet waited for included.
+    pub(crate) fn waited(&self) -> Duration {
+        Duration::from_nanos(self.waited_nanos.load(Ordering::Relaxed))
     }
 }
 
@@ -73,12 +85,24 @@ fn trace(change: impl FnOnce(&mut TraceState)) {
     let _ = TRACE.try_with(|trace| trace.update(change));
 }
 
+/// Tells a try that a limit of the rate holds it up for `wait`: the one given, else the one that is running.
+pub(crate) fn record_wait(trace: Option<&Trace>, wait: Duration) {
+    let nanos = u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX);
+    let add = |trace: &Trace| trace.waited_nanos.fetch_add(nanos, Ordering::Relaxed);
+    match trace {
+        Some(trace) => drop(add(trace)),
+        None => drop(TRACE.try_with(|trace| add(trace))),
+    }
+}
+
 /// Makes the clients of one store.
 #[derive(Debug)]
 pub(crate) struct CountingConnector {
     pub(crate) counters: Arc<Counters>,
     /// The bucket or container: a request that names it is for data, any other for credentials.
     pub(crate) bucket: String,
+    /// Sends and receives data at a limited rate; `None` without a limit.
+    pub(crate) paced: Option<PacedClient>,
 }
 
 impl HttpConnector for CountingConnector {
@@ -88,6 +112,7 @@ impl HttpConnector for CountingConnector {
             counters: Arc::clone(&self.counters),
             bucket: self.bucket.clone(),
             encoded_bucket: percent_encoded(&self.bucket),
+            paced: self.paced.clone(),
         }))
     }
 }
@@ -98,6 +123,7 @@ struct CountingService {
     counters: Arc<Counters>,
     bucket: String,
     encoded_bucket: String,
+    paced: Option<PacedClient>,
 }
 
 /// As it stands in the path of a request to Google: everything but letters and digits is encoded.
@@ -154,7 +180,11 @@ impl HttpService for CountingService {
         });
         let range_start = range_start(request.headers());
         let asked = request.uri().clone();
-        match self.inner.execute(request).await {
+        let answer = match self.paced.as_ref().filter(|_| data) {
+            Some(paced) => paced.call(request).await,
+            None => self.inner.execute(request).await,
+        };
+        match answer {
             Ok(response) if data && is_redirected(&asked, &response) => {
                 self.counters.error(operation);
                 trace(|state| state.redirected = true);
@@ -321,6 +351,7 @@ mod tests {
             counters: Arc::default(),
             bucket: bucket.to_owned(),
             encoded_bucket: percent_encoded(bucket),
+            paced: None,
         }
     }
 

@@ -27,7 +27,7 @@ pub fn store_identity(
     config: &StoreConfig,
     environment: &Environment,
 ) -> Result<String, StoreError> {
-    let setup = Setup { url, config, environment, counters: &Arc::default() };
+    let setup = Setup { url, config, environment, counters: &Arc::default(), limiter: None };
     let at = match url.scheme() {
         Scheme::File => String::new(),
         Scheme::S3 => at_endpoint(setup.s3_place()?.1.as_ref()),

@@ -8,6 +8,7 @@
 //!   be overwritten.
 //! - [`Sealer`] and [`Unsealer`] make and open sealed objects.
 //! - [`RetryBudget`] is the one deadline for an operation and its repetitions; [`Store::counters`] say what it cost.
+//! - [`RateLimiter`] holds everything that is moved to a number of bytes per second.
 //! - [`Store::probe`] finds out what a store really does.
 //!
 //! What holds: nothing is overwritten but what is derived from the rest; nothing is reported as stored before the store has it durably; nothing is
@@ -17,6 +18,7 @@
 #[cfg(feature = "aws-sdk")]
 mod aws_sdk;
 mod budget;
+mod chunks;
 mod config;
 mod counters;
 mod create;
@@ -30,13 +32,17 @@ mod identity;
 mod list;
 mod local;
 mod open;
+mod page;
+mod paced;
 mod probe;
+mod rate;
 mod read;
 mod seal;
 mod store;
 mod unseal;
 mod url;
 
+pub use chunks::{CHUNK_BYTES, Chunk, ChunkPool, Reservation};
 pub use budget::{BACKOFF_FIRST, BACKOFF_MAX, RetryBudget, TryLimits};
 pub use config::{
     AzureConfig, CONNECT_TIMEOUT, GcsConfig, OPERATION_TIMEOUT, REQUEST_TIMEOUT, S3Config,
@@ -49,10 +55,13 @@ pub use environment::Environment;
 pub use error::{Cause, Place, StoreError};
 pub use identity::{SettingsFingerprint, settings_fingerprint, store_identity};
 pub use list::{Level, Listed};
+pub use page::FirstKeys;
 pub use probe::PROBE_PREFIX;
+pub use rate::RateLimiter;
 pub use read::{HeaderRead, ObjectReader};
 pub use seal::{
-    CompressionLevel, FrameExtent, HeaderFields, IdentityHash, SealError, SealedObject, Sealer, seal_bytes,
+    CompressionLevel, Contents, FrameExtent, HeaderFields, IdentityHash, SealError, SealTimes, SealedFrames,
+    SealedObject, Sealer, seal_bytes,
 };
 pub use store::Store;
 pub use unseal::{

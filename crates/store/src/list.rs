@@ -207,7 +207,8 @@ impl Position {
             None => self.begin().map_err(|error| Failure::internal(&error))?,
         };
         let timeout = self.budget.try_timeout(0, self.store.limits());
-        let next = self.store.attempt(self.call(), timeout, async { pages.next().await.transpose() }).await?;
+        let page = async { pages.next().await.transpose() };
+        let next = self.store.attempt(self.call(), timeout, &self.budget, page).await?;
         let Some(meta) = next else {
             self.done = true;
             return Ok(());

@@ -35,6 +35,8 @@ use object_store::{
     PutResult, RenameOptions, Result,
 };
 
+use crate::rate::RateLimiter;
+
 /// Names that begin like this are staged files; they are never listed and no key may have one.
 const STAGED: &str = ".walden-staged-";
 /// A staged file this much older than the newest one belongs to a writer that is gone.
@@ -62,6 +64,7 @@ pub(crate) struct BehindEnd(u64);
 #[derive(Debug)]
 pub(crate) struct LocalStore {
     root: Arc<PathBuf>,
+    limiter: Option<RateLimiter>,
 }
 
 impl std::fmt::Display for LocalStore {
@@ -84,8 +87,9 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
 }
 
 impl LocalStore {
-    pub(crate) fn new(root: PathBuf) -> Self {
-        Self { root: Arc::new(root) }
+    /// The store at `root`; what is written and read goes at the limit's rate.
+    pub(crate) fn new(root: PathBuf, limiter: Option<RateLimiter>) -> Self {
+        Self { root: Arc::new(root), limiter }
     }
 
     /// Makes the root, durably, with everything above it that is missing.
@@ -115,6 +119,21 @@ impl LocalStore {
             return Err(Error::InvalidPath { source });
         }
         Ok(self.root.join(location.as_ref()))
+    }
+}
+
+impl LocalStore {
+    /// What is read, at the limit's rate.
+    fn paced(&self, stream: BoxStream<'static, Result<Bytes>>) -> BoxStream<'static, Result<Bytes>> {
+        let Some(limiter) = self.limiter.clone() else { return stream };
+        let paced = stream.and_then(move |bytes| {
+            let limiter = limiter.clone();
+            async move {
+                limiter.take(bytes.len() as u64).await;
+                Ok(bytes)
+            }
+        });
+        paced.boxed()
     }
 }
 
@@ -273,43 +292,87 @@ fn remove_abandoned(directory: &FsPath, ours: &File) -> io::Result<()> {
     Ok(())
 }
 
-fn put(
-    root: &FsPath,
-    location: &str,
-    file: &FsPath,
-    payload: &PutPayload,
-    mode: &PutMode,
-) -> Result<PutResult> {
-    let directory = file.parent().unwrap_or(root);
-    let fail = |error| not_written(root, location, error);
-    match file.symlink_metadata() {
-        Ok(found) if found.is_dir() => return Err(generic(io::ErrorKind::IsADirectory.into())),
-        Ok(_) if *mode == PutMode::Create => return Err(taken(root, location, file)),
-        _ => {}
+/// A put on its way.
+struct Put {
+    root: Arc<PathBuf>,
+    location: String,
+    file: PathBuf,
+    mode: PutMode,
+}
+
+impl Put {
+    fn directory(&self) -> &FsPath {
+        self.file.parent().unwrap_or(&self.root)
     }
-    let mut staged = Staged::create(root, directory).map_err(fail)?;
-    for part in payload {
-        staged.file.write_all(part).map_err(generic)?;
+
+    /// Looks whether the name is free, and makes a file for the bytes.
+    fn begin(&self) -> Result<Staged> {
+        match self.file.symlink_metadata() {
+            Ok(found) if found.is_dir() => return Err(generic(io::ErrorKind::IsADirectory.into())),
+            Ok(_) if self.mode == PutMode::Create => return Err(self.taken()),
+            _ => {}
+        }
+        Staged::create(&self.root, self.directory()).map_err(|error| self.failed(error))
     }
-    sync(&staged.file, &staged.path).map_err(generic)?;
-    // Tidiness must never stand in the way of a write.
-    if let Err(error) = remove_abandoned(directory, &staged.file) {
-        tracing::debug!(%error, directory = %directory.display(), "could not look for abandoned files");
-    }
-    let e_tag = Some(e_tag(&staged.file.metadata().map_err(generic)?));
-    match mode {
-        PutMode::Create => match staged.publish_new(file) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                return Err(taken(root, location, file));
+
+    /// Makes what was written durable, and gives it its name.
+    fn finish(&self, staged: Staged) -> Result<PutResult> {
+        sync(&staged.file, &staged.path).map_err(generic)?;
+        let directory = self.directory();
+        // Tidiness must never stand in the way of a write.
+        if let Err(error) = remove_abandoned(directory, &staged.file) {
+            tracing::debug!(%error, directory = %directory.display(), "could not look for abandoned files");
+        }
+        let e_tag = Some(e_tag(&staged.file.metadata().map_err(generic)?));
+        match self.mode {
+            PutMode::Create => match staged.publish_new(&self.file) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(self.taken()),
+                result => result.map_err(|error| self.failed(error))?,
+            },
+            PutMode::Overwrite => {
+                fs::rename(&staged.path, &self.file).map_err(|error| self.failed(error))?;
             }
-            result => result.map_err(fail)?,
-        },
-        PutMode::Overwrite => fs::rename(&staged.path, file).map_err(fail)?,
-        PutMode::Update(_) => return Err(not_implemented("conditional update")),
+            PutMode::Update(_) => return Err(not_implemented("conditional update")),
+        }
+        drop(staged);
+        sync_chain(&self.root, directory).map_err(generic)?;
+        Ok(PutResult { e_tag, version: None, extensions: Extensions::default() })
     }
-    drop(staged);
-    sync_chain(root, directory).map_err(generic)?;
-    Ok(PutResult { e_tag, version: None, extensions: Extensions::default() })
+
+    fn failed(&self, error: io::Error) -> Error {
+        not_written(&self.root, &self.location, error)
+    }
+
+    fn taken(&self) -> Error {
+        taken(&self.root, &self.location, &self.file)
+    }
+
+    fn whole(&self, payload: &PutPayload) -> Result<PutResult> {
+        let mut staged = self.begin()?;
+        for part in payload {
+            staged.file.write_all(part).map_err(generic)?;
+        }
+        self.finish(staged)
+    }
+
+    /// The same, piece by piece at the limit's rate; no thread waits meanwhile.
+    async fn paced(self, payload: PutPayload, limiter: &RateLimiter) -> Result<PutResult> {
+        let put = Arc::new(self);
+        let begun = Arc::clone(&put);
+        let mut staged = blocking(move || begun.begin()).await?;
+        for mut part in payload {
+            while !part.is_empty() {
+                let piece = part.split_to(part.len().min(limiter.piece_bytes()));
+                limiter.take(piece.len() as u64).await;
+                staged = blocking(move || {
+                    staged.file.write_all(&piece).map_err(generic)?;
+                    Ok(staged)
+                })
+                .await?;
+            }
+        }
+        blocking(move || put.finish(staged)).await
+    }
 }
 
 /// The name is taken: makes sure that what stands there will survive a crash, then says so.
@@ -516,7 +579,11 @@ fn delete(root: &FsPath, location: &Path, file: &FsPath) -> Result<()> {
 impl ObjectStore for LocalStore {
     async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
         let (root, file, location) = (Arc::clone(&self.root), self.file(location)?, location.to_string());
-        blocking(move || put(&root, &location, &file, &payload, &opts.mode)).await
+        let put = Put { root, location, file, mode: opts.mode };
+        match &self.limiter {
+            Some(limiter) => put.paced(payload, limiter).await,
+            None => blocking(move || put.whole(&payload)).await,
+        }
     }
 
     async fn put_multipart_opts(&self, _: &Path, _: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
@@ -527,7 +594,11 @@ impl ObjectStore for LocalStore {
         let (root, file, location) = (Arc::clone(&self.root), self.file(location)?, location.clone());
         let head = options.head;
         let (file, meta, range) = blocking(move || open(&root, &file, location, &options)).await?;
-        let stream = if head { futures::stream::empty().boxed() } else { read_stream(file, range.clone()) };
+        let stream = if head {
+            futures::stream::empty().boxed()
+        } else {
+            self.paced(read_stream(file, range.clone()))
+        };
         let payload = GetResultPayload::Stream(stream);
         Ok(GetResult {
             payload,
@@ -553,7 +624,7 @@ impl ObjectStore for LocalStore {
             .and_then(move |location| {
                 let root = Arc::clone(&root);
                 async move {
-                    let file = Self { root: Arc::clone(&root) }.file(&location)?;
+                    let file = Self { root: Arc::clone(&root), limiter: None }.file(&location)?;
                     blocking(move || delete(&root, &location, &file).map(|()| location)).await
                 }
             })
@@ -596,202 +667,4 @@ impl ObjectStore for LocalStore {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    thread_local! {
-        /// What was made durable on this thread, in order.
-        pub(super) static SYNCED: std::cell::RefCell<Vec<PathBuf>> = const { std::cell::RefCell::new(Vec::new()) };
-    }
-
-    /// What `work` makes durable, relative to `root`; staged files by that word.
-    fn synced_by(root: &FsPath, work: impl FnOnce()) -> Vec<String> {
-        SYNCED.take();
-        work();
-        let relative = |path: PathBuf| {
-            let path = path.strip_prefix(root).unwrap().display().to_string();
-            if path.contains(STAGED) { "staged".to_owned() } else { path }
-        };
-        SYNCED.take().into_iter().map(relative).collect()
-    }
-
-    #[test]
-    fn both_stored_and_already_stored_mean_durable_up_to_the_root() {
-        let directory = tempfile::tempdir().unwrap();
-        let (root, file) = (directory.path(), directory.path().join("a/b/c"));
-        let create = || put(root, "a/b/c", &file, &PutPayload::from_static(b"x"), &PutMode::Create);
-        // The contents first, then the names from the innermost outwards.
-        assert_eq!(synced_by(root, || drop(create().unwrap())), ["staged", "a/b", "a", ""]);
-        // What another writer left, perhaps without having come so far.
-        assert_eq!(synced_by(root, || drop(create().unwrap_err())), ["a/b/c", "a/b", "a", ""]);
-    }
-
-    #[test]
-    fn a_new_root_is_durable_with_everything_above_it_that_was_made() {
-        let directory = tempfile::tempdir().unwrap();
-        let root = directory.path().join("x/y");
-        let synced = synced_by(directory.path(), || LocalStore::create_root(&root).unwrap());
-        for part in ["", "x", "x/y"] {
-            assert!(synced.iter().any(|path| path == part), "{part:?} of {synced:?}");
-        }
-        assert_eq!(synced_by(directory.path(), || LocalStore::create_root(&root).unwrap()), [""; 0]);
-    }
-
-    struct Bench {
-        directory: tempfile::TempDir,
-        store: LocalStore,
-    }
-
-    impl Bench {
-        fn new() -> Self {
-            let directory = tempfile::tempdir().unwrap();
-            let store = LocalStore::new(directory.path().to_path_buf());
-            Self { directory, store }
-        }
-
-        async fn put(&self, key: &str, bytes: &'static [u8]) -> Result<PutResult> {
-            let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-            self.store.put_opts(&Path::from(key), PutPayload::from_static(bytes), options).await
-        }
-
-        async fn list(&self, prefix: &str, after: Option<&str>) -> Vec<String> {
-            let prefix = (!prefix.is_empty()).then(|| Path::from(prefix));
-            let stream = match after {
-                Some(after) => self.store.list_with_offset(prefix.as_ref(), &Path::from(after)),
-                None => self.store.list(prefix.as_ref()),
-            };
-            stream.map_ok(|meta| meta.location.to_string()).try_collect().await.unwrap()
-        }
-
-        fn files(&self) -> Vec<String> {
-            let mut found = Vec::new();
-            let mut waiting = vec![self.directory.path().to_path_buf()];
-            while let Some(directory) = waiting.pop() {
-                for entry in fs::read_dir(directory).unwrap() {
-                    let path = entry.unwrap().path();
-                    if path.is_dir() {
-                        waiting.push(path);
-                    } else {
-                        found.push(path.file_name().unwrap().to_str().unwrap().to_owned());
-                    }
-                }
-            }
-            found
-        }
-    }
-
-    #[tokio::test]
-    async fn the_first_create_wins_and_leaves_nothing_else() {
-        let bench = Bench::new();
-        bench.put("a/b/c", b"first").await.unwrap();
-        let refused = bench.put("a/b/c", b"second").await.unwrap_err();
-        assert!(matches!(refused, Error::AlreadyExists { .. }), "{refused}");
-        assert_eq!(fs::read(bench.directory.path().join("a/b/c")).unwrap(), b"first");
-        assert_eq!(bench.files(), ["c"]);
-    }
-
-    #[tokio::test]
-    async fn others_can_not_read_a_backup() {
-        use std::os::unix::fs::PermissionsExt;
-        let bench = Bench::new();
-        bench.put("a/b", b"x").await.unwrap();
-        for path in ["a", "a/b"] {
-            let mode = fs::metadata(bench.directory.path().join(path)).unwrap().permissions().mode();
-            assert_eq!(mode & 0o027, 0, "{path}: {mode:o}");
-        }
-    }
-
-    #[tokio::test]
-    async fn listings_are_in_the_order_of_keys_and_go_on_after_one() {
-        let bench = Bench::new();
-        // '-' and '.' sort before '/', digits after it.
-        for key in ["a/x", "a-b", "a.b/y", "a0", "a/sub/z", "b"] {
-            bench.put(key, b"x").await.unwrap();
-        }
-        let all = ["a-b", "a.b/y", "a/sub/z", "a/x", "a0", "b"];
-        assert_eq!(bench.list("", None).await, all);
-        for (n, after) in all.iter().enumerate() {
-            assert_eq!(bench.list("", Some(after)).await, all[n + 1..], "after {after}");
-        }
-        assert_eq!(bench.list("", Some("a/m")).await, all[2..]);
-        assert_eq!(bench.list("a", None).await, ["a/sub/z", "a/x"]);
-        assert_eq!(bench.list("nowhere", None).await, [""; 0]);
-    }
-
-    #[tokio::test]
-    async fn an_entry_that_can_not_be_looked_at_fails_the_listing() {
-        let bench = Bench::new();
-        bench.put("a/b", b"x").await.unwrap();
-        let link = |to: &str, name: &str| std::os::unix::fs::symlink(to, bench.directory.path().join(name));
-        link("nowhere", "a/dangling").unwrap();
-        assert_eq!(bench.list("", None).await, ["a/b"]);
-        link("loop", "a/loop").unwrap();
-        assert!(matches!(bench.store.list(None).try_collect::<Vec<_>>().await, Err(Error::Generic { .. })));
-        let level = bench.store.list_with_delimiter(Some(&Path::from("a"))).await;
-        assert!(matches!(level, Err(Error::Generic { .. })));
-    }
-
-    #[tokio::test]
-    async fn staged_files_are_never_listed_and_old_ones_are_removed() {
-        let bench = Bench::new();
-        let staged = |name: &str| bench.directory.path().join(format!("{STAGED}{name}"));
-        fs::write(staged("old"), b"torn").unwrap();
-        fs::write(staged("new"), b"being written").unwrap();
-        let long_ago = std::time::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
-        File::options().write(true).open(staged("old")).unwrap().set_modified(long_ago).unwrap();
-        bench.put("a", b"x").await.unwrap();
-        assert_eq!(bench.list("", None).await, ["a"]);
-        assert!(!staged("old").try_exists().unwrap());
-        assert!(staged("new").try_exists().unwrap());
-        assert!(bench.put(&format!("b/{STAGED}x"), b"x").await.is_err());
-    }
-
-    #[tokio::test]
-    async fn a_missing_directory_is_told_from_a_missing_object() {
-        let bench = Bench::new();
-        let missing = |error: Error| match error {
-            Error::NotFound { source, .. } => source.is::<RootMissing>(),
-            error => panic!("{error}"),
-        };
-        let get = |store: &LocalStore| {
-            let store = LocalStore { root: Arc::clone(&store.root) };
-            async move { store.get_opts(&Path::from("a"), GetOptions::new()).await.unwrap_err() }
-        };
-        assert!(!missing(get(&bench.store).await));
-        let gone = LocalStore::new(bench.directory.path().join("gone"));
-        assert!(missing(get(&gone).await));
-        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-        let put = gone.put_opts(&Path::from("a/b"), PutPayload::from_static(b"x"), options).await;
-        assert!(missing(put.unwrap_err()));
-        assert!(missing(gone.list(None).try_next().await.unwrap_err()));
-    }
-
-    #[tokio::test]
-    async fn a_directory_is_no_object_and_an_object_no_directory() {
-        let bench = Bench::new();
-        bench.put("a/b", b"x").await.unwrap();
-        let get = bench.store.get_opts(&Path::from("a"), GetOptions::new()).await.unwrap_err();
-        assert!(matches!(get, Error::NotFound { .. }), "{get}");
-        assert!(matches!(bench.put("a", b"x").await.unwrap_err(), Error::Generic { .. }));
-        assert!(matches!(bench.put("a/b/c", b"x").await.unwrap_err(), Error::Generic { .. }));
-        assert_eq!(bench.files(), ["b"]);
-    }
-
-    #[tokio::test]
-    async fn removing_the_last_object_removes_its_directories_but_not_the_root() {
-        let bench = Bench::new();
-        bench.put("a/b/c", b"x").await.unwrap();
-        bench.put("a/d", b"x").await.unwrap();
-        let remove = |key: &str| {
-            let location = futures::stream::once(futures::future::ready(Ok(Path::from(key)))).boxed();
-            bench.store.delete_stream(location).try_collect::<Vec<_>>()
-        };
-        remove("a/b/c").await.unwrap();
-        let level = bench.store.list_with_delimiter(Some(&Path::from("a"))).await.unwrap();
-        assert_eq!(level.common_prefixes, []);
-        remove("a/d").await.unwrap();
-        assert!(matches!(remove("a/d").await.unwrap_err(), Error::NotFound { .. }));
-        assert!(bench.directory.path().try_exists().unwrap());
-        assert_eq!(bench.list("", None).await, [""; 0]);
-    }
-}
+mod tests;

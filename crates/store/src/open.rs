@@ -8,6 +8,7 @@ use http::HeaderValue;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, Checksum, S3ConditionalPut};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
+use object_store::list::PaginatedListStore;
 use object_store::{
     Attribute, Attributes, BackoffConfig, Certificate, ClientOptions, ObjectStore, RetryConfig,
 };
@@ -19,9 +20,13 @@ use crate::environment::Environment;
 use crate::error::{Cause, StoreError};
 use crate::http::{CountingConnector, chain};
 use crate::local::LocalStore;
+use crate::paced::PacedClient;
+use crate::rate::RateLimiter;
 use crate::store::{Store, Transport};
 use crate::url::{Scheme, StoreUrl};
 
+/// How we call ourselves.
+const AGENT: &str = concat!("walden/", env!("CARGO_PKG_VERSION"));
 /// Idle connections are dropped before the services drop them, so that a request rarely meets a closing one.
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(15);
 /// A certificate bundle is never larger, in bytes.
@@ -41,12 +46,14 @@ impl Store {
     pub fn open(url: &StoreUrl, config: &StoreConfig, environment: &Environment) -> Result<Self, StoreError> {
         install_tls();
         let counters: Arc<Counters> = Arc::default();
-        let setup = Setup { url, config, environment, counters: &counters };
-        let ((objects, at), transport, attributes) = match url.scheme() {
+        let limiter = config.max_rate.map(RateLimiter::new);
+        let setup = Setup { url, config, environment, counters: &counters, limiter: limiter.as_ref() };
+        let (client, transport, attributes) = match url.scheme() {
             Scheme::File => {
                 let directory = url.directory().unwrap_or_default();
-                let objects: Arc<dyn ObjectStore> = Arc::new(LocalStore::new(directory));
-                ((objects, String::new()), Transport::Direct, Attributes::new())
+                let objects: Arc<dyn ObjectStore> = Arc::new(LocalStore::new(directory, limiter.clone()));
+                let client = Client { objects, pages: None, at: String::new() };
+                (client, Transport::Direct, Attributes::new())
             }
             Scheme::S3 => (setup.s3()?, Transport::Http, storage_class(config.s3.storage_class.as_deref())?),
             Scheme::Azure => {
@@ -56,8 +63,9 @@ impl Store {
                 (setup.gcs()?, Transport::Http, storage_class(config.gcs.storage_class.as_deref())?)
             }
         };
+        let Client { objects, pages, at } = client;
         let store = Self::new(url.clone(), objects, transport, config.try_limits(), attributes, counters);
-        Ok(store.with_identity(&at))
+        Ok(store.with_identity(&at).with_limiter(limiter).with_pages(pages))
     }
 
     /// Makes the directory of a `file://` store if it is missing; does nothing for the others, whose buckets are
@@ -143,8 +151,29 @@ fn client_error(service: &str, error: &object_store::Error) -> StoreError {
     }
 }
 
-/// A client, and where it goes beyond what the URL says: the part of [`Store::identity`] after the URL.
-type Client = (Arc<dyn ObjectStore>, String);
+fn paced_error(error: &reqwest::Error) -> StoreError {
+    StoreError::Config {
+        message: "client with a limited rate can't be set up".to_owned(),
+        hint: None,
+        source: Some(Cause::detail(chain(error))),
+    }
+}
+
+/// A client, and what is known of it.
+struct Client {
+    objects: Arc<dyn ObjectStore>,
+    /// The same client, when it can list one page at a time in the order of the keys.
+    pages: Option<Arc<dyn PaginatedListStore>>,
+    /// Where it goes beyond what the URL says: the part of [`Store::identity`] after the URL.
+    at: String,
+}
+
+impl Client {
+    fn of<C: ObjectStore + PaginatedListStore>(client: C, at: String) -> Self {
+        let client = Arc::new(client);
+        Self { objects: Arc::clone(&client) as _, pages: Some(client), at }
+    }
+}
 
 /// What every builder needs.
 pub(crate) struct Setup<'a> {
@@ -152,6 +181,7 @@ pub(crate) struct Setup<'a> {
     pub(crate) config: &'a StoreConfig,
     pub(crate) environment: &'a Environment,
     pub(crate) counters: &'a Arc<Counters>,
+    pub(crate) limiter: Option<&'a RateLimiter>,
 }
 
 impl Setup<'_> {
@@ -159,8 +189,33 @@ impl Setup<'_> {
         self.url.bucket().unwrap_or_default()
     }
 
-    fn connector(&self) -> CountingConnector {
-        CountingConnector { counters: Arc::clone(self.counters), bucket: self.bucket().to_owned() }
+    fn connector(&self, allow_http: bool) -> Result<CountingConnector, StoreError> {
+        let paced = self.limiter.map(|limiter| self.paced_client(limiter, allow_http)).transpose()?;
+        Ok(CountingConnector { counters: Arc::clone(self.counters), bucket: self.bucket().to_owned(), paced })
+    }
+
+    /// A client like the one that [`Self::client_options`] describe, which bodies can be paced through.
+    fn paced_client(&self, limiter: &RateLimiter, allow_http: bool) -> Result<PacedClient, StoreError> {
+        let mut certificates = Vec::new();
+        if let Some(pem) = self.ca_pem()? {
+            certificates =
+                reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| paced_error(&error))?;
+        }
+        let client = reqwest::Client::builder()
+            .user_agent(AGENT)
+            .tls_certs_merge(certificates)
+            .connect_timeout(self.config.connect_timeout.unwrap_or(CONNECT_TIMEOUT))
+            .pool_idle_timeout(POOL_IDLE_TIMEOUT)
+            .https_only(!allow_http)
+            .http1_only();
+        let client = client.build().map_err(|error| paced_error(&error))?;
+        Ok(PacedClient::new(client, limiter.clone()))
+    }
+
+    /// The certificates to trust besides the system's.
+    fn ca_pem(&self) -> Result<Option<Vec<u8>>, StoreError> {
+        let bundle = self.config.ca_bundle.as_deref();
+        bundle.or(self.environment.get("AWS_CA_BUNDLE").map(Path::new)).map(read_ca_bundle).transpose()
     }
 
     /// Refuses plain HTTP unless it is allowed or stays on this machine.
@@ -178,9 +233,8 @@ impl Setup<'_> {
     }
 
     fn client_options(&self, allow_http: bool) -> Result<ClientOptions, StoreError> {
-        let agent = HeaderValue::from_static(concat!("walden/", env!("CARGO_PKG_VERSION")));
         let mut options = ClientOptions::new()
-            .with_user_agent(agent)
+            .with_user_agent(HeaderValue::from_static(AGENT))
             .with_allow_http(allow_http)
             // Every try has its own deadline, which depends on its size.
             .with_timeout_disabled()
@@ -189,9 +243,12 @@ impl Setup<'_> {
             .with_default_content_type("application/octet-stream")
             .with_content_type_for_suffix("zst", "application/zstd")
             .with_content_type_for_suffix("json", "application/json");
-        let bundle = self.config.ca_bundle.as_deref();
-        for certificate in read_ca_bundle(bundle.or(self.environment.get("AWS_CA_BUNDLE").map(Path::new)))? {
-            options = options.with_root_certificate(certificate);
+        if let Some(pem) = self.ca_pem()? {
+            let certificates =
+                Certificate::from_pem_bundle(&pem).map_err(|error| client_error("TLS", &error))?;
+            for certificate in certificates {
+                options = options.with_root_certificate(certificate);
+            }
         }
         Ok(options)
     }
@@ -243,14 +300,19 @@ impl Setup<'_> {
             });
         }
         builder = self.s3_credentials(builder)?;
+        let express = builder.get_config_value(&AmazonS3ConfigKey::S3Express);
+        let directory_bucket =
+            self.bucket().ends_with("--x-s3") || express.is_some_and(|express| express == "true");
         let client = builder
             .with_bucket_name(self.bucket())
             .with_conditional_put(S3ConditionalPut::ETagMatch)
             .with_client_options(self.client_options(allow_http)?)
             .with_retry(no_retries())
-            .with_http_connector(self.connector())
+            .with_http_connector(self.connector(allow_http)?)
             .build();
-        Ok((Arc::new(client.map_err(|error| client_error("S3", &error))?), at))
+        let client = Client::of(client.map_err(|error| client_error("S3", &error))?, at);
+        // Directory buckets list in any order, and from the beginning.
+        Ok(if directory_bucket { Client { pages: None, ..client } } else { client })
     }
 
     /// Decides between the bucket in the path and in the host name.
@@ -403,9 +465,9 @@ impl Setup<'_> {
             .with_container_name(self.bucket())
             .with_client_options(self.client_options(allow_http)?)
             .with_retry(no_retries())
-            .with_http_connector(self.connector())
+            .with_http_connector(self.connector(allow_http)?)
             .build();
-        Ok((Arc::new(client.map_err(|error| client_error("Azure", &error))?), at))
+        Ok(Client::of(client.map_err(|error| client_error("Azure", &error))?, at))
     }
 
     /// The client's settings up to where it goes, and the endpoint.
@@ -444,9 +506,9 @@ impl Setup<'_> {
             .with_bucket_name(self.bucket())
             .with_client_options(self.client_options(allow_http)?)
             .with_retry(no_retries())
-            .with_http_connector(self.connector())
+            .with_http_connector(self.connector(allow_http)?)
             .build();
-        Ok((Arc::new(client.map_err(|error| client_error("GCS", &error))?), at))
+        Ok(Client::of(client.map_err(|error| client_error("GCS", &error))?, at))
     }
 
     /// A key may name an endpoint of its own, as those of emulators do.
@@ -466,8 +528,8 @@ impl Setup<'_> {
     }
 }
 
-fn read_ca_bundle(path: Option<&Path>) -> Result<Vec<Certificate>, StoreError> {
-    let Some(path) = path else { return Ok(Vec::new()) };
+/// Reads a file of certificates, and looks that it holds some.
+fn read_ca_bundle(path: &Path) -> Result<Vec<u8>, StoreError> {
     let failed = |source| StoreError::LocalIo {
         action: "read the certificate bundle",
         path: path.display().to_string(),
@@ -486,7 +548,7 @@ fn read_ca_bundle(path: Option<&Path>) -> Result<Vec<Certificate>, StoreError> {
         let message = format!("certificate bundle holds no certificate path={}", path.display());
         return Err(StoreError::config(message, Some("it must be a PEM file")));
     }
-    Ok(certificates)
+    Ok(pem)
 }
 
 #[cfg(test)]

@@ -113,7 +113,8 @@ impl Store {
             let payload = PutPayload::from_bytes(Bytes::from_static(bytes));
             self.count_request(Operation::Put, bytes.len() as u64);
             let timeout = budget.try_timeout(bytes.len() as u64, self.limits());
-            match self.attempt(call, timeout, self.objects.put_opts(&path, payload, options)).await {
+            let put = self.objects.put_opts(&path, payload, options);
+            match self.attempt(call, timeout, budget, put).await {
                 Ok(_) => return Ok(true),
                 Err(Failure { class: FailureClass::Exists, .. }) => return Ok(false),
                 Err(failure) => self.pause(call, failure, tries, budget).await?,

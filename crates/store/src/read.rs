@@ -281,9 +281,10 @@ impl ObjectReader {
         let timeout = self.budget.try_timeout(0, self.store.limits());
         let mut stream = match self.stream.take() {
             Some(stream) => stream,
-            None => self.store.attempt(call, timeout, self.reopen()).await?,
+            None => self.store.attempt(call, timeout, &self.budget, self.reopen()).await?,
         };
-        let next = self.store.attempt(call, timeout, async { stream.next().await.transpose() }).await?;
+        let chunk = async { stream.next().await.transpose() };
+        let next = self.store.attempt(call, timeout, &self.budget, chunk).await?;
         match next {
             Some(chunk) => {
                 self.store.count_received(Operation::Get, chunk.len() as u64);

@@ -4,8 +4,10 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use object_store::list::PaginatedListStore;
 use object_store::path::Path;
 use object_store::{Attributes, ObjectStore};
+use tokio::time::Instant;
 use walden_core::{ConditionalCreate, ObjectKey};
 
 use crate::budget::{RetryBudget, TryLimits};
@@ -13,15 +15,28 @@ use crate::counters::{CounterSnapshot, Counters, Operation};
 use crate::error::StoreError;
 use crate::failure::Failure;
 use crate::http::{TRACE, Trace};
+use crate::rate::RateLimiter;
 use crate::url::StoreUrl;
 
 /// Verified object I/O on one repository. Clones are cheap and share connections and counters.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Store {
     pub(crate) objects: Arc<dyn ObjectStore>,
+    /// The same client, when it can list one page at a time in the order of the keys.
+    pub(crate) pages: Option<Arc<dyn PaginatedListStore>>,
     shared: Arc<Shared>,
     create: ConditionalCreate,
     identity: Arc<str>,
+    limiter: Option<RateLimiter>,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store")
+            .field("objects", &self.objects)
+            .field("shared", &self.shared)
+            .finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug)]
@@ -68,12 +83,28 @@ impl Store {
         let prefix = Path::parse(url.prefix()).unwrap_or_default();
         let identity = url.to_string().into();
         let shared = Arc::new(Shared { url, prefix, transport, limits, attributes, counters });
-        Self { objects, shared, create: ConditionalCreate::Enforced, identity }
+        Self { objects, pages: None, shared, create: ConditionalCreate::Enforced, identity, limiter: None }
+    }
+
+    /// The same store with a way to list one page at a time.
+    pub(crate) fn with_pages(self, pages: Option<Arc<dyn PaginatedListStore>>) -> Self {
+        Self { pages, ..self }
     }
 
     /// The same store with what tells it from others of the same URL.
     pub(crate) fn with_identity(self, beyond_url: &str) -> Self {
         Self { identity: format!("{}{beyond_url}", self.shared.url).into(), ..self }
+    }
+
+    /// The same store, knowing the limit that its client keeps to.
+    pub(crate) fn with_limiter(self, limiter: Option<RateLimiter>) -> Self {
+        Self { limiter, ..self }
+    }
+
+    /// The limit of the rate at which it sends and receives, when it has one.
+    #[must_use]
+    pub fn limiter(&self) -> Option<&RateLimiter> {
+        self.limiter.as_ref()
     }
 
     /// A store over any implementation of object_store's trait, with the prefix and the name of `url`.
@@ -87,7 +118,8 @@ impl Store {
     /// The same store with another implementation between it and the wire; counters are shared.
     #[must_use]
     pub fn wrapped(&self, wrap: impl FnOnce(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore>) -> Self {
-        Self { objects: wrap(Arc::clone(&self.objects)), ..self.clone() }
+        // What is listed by pages would go past the wrapper.
+        Self { objects: wrap(Arc::clone(&self.objects)), pages: None, ..self.clone() }
     }
 
     /// The same store, told how far it can be trusted to refuse a second create: what [`Self::probe`] found and
@@ -172,18 +204,26 @@ impl Store {
         }
     }
 
-    /// Makes one try: runs `work` for at most `timeout` and sorts its failure.
-    pub(crate) async fn attempt<T, F>(&self, call: Call<'_>, timeout: Duration, work: F) -> Result<T, Failure>
+    /// Makes one try: runs `work` for at most `timeout` and sorts its failure. What a limit of the rate takes of the
+    /// time is not counted, and is granted to the budget.
+    pub(crate) async fn attempt<T, F>(
+        &self,
+        call: Call<'_>,
+        timeout: Duration,
+        budget: &RetryBudget,
+        work: F,
+    ) -> Result<T, Failure>
     where
         F: Future<Output = object_store::Result<T>>,
     {
         let trace = Arc::new(Trace::default());
         let direct = self.shared.transport == Transport::Direct;
-        let finished = TRACE.scope(Arc::clone(&trace), tokio::time::timeout(timeout, work)).await;
+        let finished = TRACE.scope(Arc::clone(&trace), within(timeout, &trace, work)).await;
+        budget.grant(trace.waited());
         let failure = match finished {
-            Ok(Ok(value)) => return Ok(value),
-            Ok(Err(error)) => Failure::sort(&error, &trace),
-            Err(_) => Failure::timeout(&trace, direct),
+            Some(Ok(value)) => return Ok(value),
+            Some(Err(error)) => Failure::sort(&error, &trace),
+            None => Failure::timeout(&trace, direct),
         };
         if direct && failure.is_error() {
             self.shared.counters.error(call.operation);
@@ -213,7 +253,7 @@ impl Store {
             tries += 1;
             self.count_request(call.operation, 0);
             let timeout = budget.try_timeout(bytes, self.shared.limits);
-            match self.attempt(call, timeout, work()).await {
+            match self.attempt(call, timeout, budget, work()).await {
                 Ok(value) => return Ok(value),
                 Err(failure) => self.pause(call, failure, tries, budget).await?,
             }
@@ -235,5 +275,20 @@ impl Store {
         self.count_retry(call.operation);
         tokio::time::sleep(pause).await;
         Ok(())
+    }
+}
+
+/// Runs `work` for at most `timeout`, besides what a limit of the rate takes.
+async fn within<T>(timeout: Duration, trace: &Trace, work: impl Future<Output = T>) -> Option<T> {
+    let begin = Instant::now();
+    let mut work = std::pin::pin!(work);
+    loop {
+        let allowed = timeout.saturating_add(trace.waited());
+        if let Ok(done) = tokio::time::timeout_at(begin + allowed, work.as_mut()).await {
+            return Some(done);
+        }
+        if trace.waited().saturating_add(timeout) <= allowed {
+            return None;
+        }
     }
 }
