@@ -2,8 +2,10 @@
 
 mod find;
 mod help;
+mod hooks;
 mod target;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -112,6 +114,22 @@ pub(crate) struct CommonArgs {
         help_heading = COMMON
     )]
     pub(crate) color: ColorChoice,
+    /// Do it in this process, whether an agent runs or not, and start none [env: WALDEN_AGENT=off]
+    #[arg(long, global = true, help_heading = COMMON)]
+    pub(crate) no_agent: bool,
+}
+
+impl Cli {
+    /// Parses a command line; those of PostgreSQL's hooks the short way.
+    ///
+    /// # Errors
+    /// What clap has to say, help and version included.
+    pub(crate) fn parse_arguments(arguments: &[OsString]) -> Result<Self, clap::Error> {
+        match hooks::parse_hook(arguments) {
+            Some(cli) => Ok(cli),
+            None => Self::try_parse_from(arguments),
+        }
+    }
 }
 
 /// The verbs.
@@ -248,21 +266,10 @@ pub(crate) enum ConfigVerb {
 pub(crate) enum WalVerb {
     /// Archive one file: for archive_command
     #[command(long_about = help::WAL_PUSH, after_help = help::WAL_PUSH_EXAMPLES)]
-    Push {
-        /// The file to archive: %p
-        #[arg(value_name = "PATH")]
-        path: PathBuf,
-    },
+    Push(WalPushArgs),
     /// Fetch one file: for restore_command
     #[command(long_about = help::WAL_GET, after_help = help::WAL_GET_EXAMPLES)]
-    Get {
-        /// The file that is wanted: %f
-        #[arg(value_name = "NAME")]
-        name: String,
-        /// Where to put it: %p
-        #[arg(value_name = "DEST")]
-        destination: PathBuf,
-    },
+    Get(WalGetArgs),
     /// List the segments in the archive, as runs without gaps
     #[command(long_about = help::WAL_LIST, after_help = help::WAL_LIST_EXAMPLES)]
     List(WalListArgs),
@@ -279,6 +286,25 @@ pub(crate) enum WalVerb {
     /// Make what is derived from the archived WAL again
     #[command(subcommand, long_about = help::WAL_INDEX)]
     Index(WalIndexVerb),
+}
+
+/// `walden wal push`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct WalPushArgs {
+    /// The file to archive: %p
+    #[arg(value_name = "PATH")]
+    pub(crate) path: PathBuf,
+}
+
+/// `walden wal get`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct WalGetArgs {
+    /// The file that is wanted: %f
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+    /// Where to put it: %p
+    #[arg(value_name = "DEST")]
+    pub(crate) destination: PathBuf,
 }
 
 /// `walden wal index …`.

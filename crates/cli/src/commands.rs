@@ -36,8 +36,8 @@ pub(crate) fn run(session: &Session, verb: Verb) -> Result<Exit, Failure> {
         Verb::Server(ServerVerb::Adopt(_)) => server::adopt(session),
         Verb::Check(arguments) => check::run(session, &arguments),
         Verb::Config(ConfigVerb::Show) => config::show(session),
-        Verb::Wal(WalVerb::Push { path }) => wal::push(session, &path),
-        Verb::Wal(WalVerb::Get { name, destination }) => wal::get(session, &name, &destination),
+        Verb::Wal(WalVerb::Push(asked)) => wal::push(session, &asked.path),
+        Verb::Wal(WalVerb::Get(asked)) => wal::get(session, &asked.name, &asked.destination),
         Verb::Wal(WalVerb::List(arguments)) => wal::list(session, &arguments),
         Verb::Wal(WalVerb::Show { name }) => wal::show(session, &name),
         Verb::Wal(WalVerb::Find(arguments)) => wal_find::run(session, &arguments),
@@ -121,7 +121,7 @@ impl Verb {
             }
             Self::Server(ServerVerb::Show)
             | Self::Config(ConfigVerb::Show)
-            | Self::Wal(WalVerb::Push { .. } | WalVerb::Get { .. } | WalVerb::Show { .. })
+            | Self::Wal(WalVerb::Push(_) | WalVerb::Get(_) | WalVerb::Show { .. })
             | Self::Completions { .. }
             | Self::Man { .. }
             | Self::Version => (None, None),

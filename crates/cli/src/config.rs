@@ -4,15 +4,15 @@
 //! is named), the environment, the command line. A layer is a TOML table; an unknown setting in any of them is an
 //! error, because a setting that is silently ignored is the worst kind.
 
+mod agent;
 mod load;
+mod values;
 
 use std::collections::BTreeMap;
-use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use jiff::SignedDuration;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use walden_core::{ErrorKind, RecoveryRates, ServerName};
 use walden_engine::backup::WAL_TIMEOUT;
 use walden_store::{
@@ -21,7 +21,9 @@ use walden_store::{
 
 use crate::failure::Failure;
 
+pub(crate) use self::agent::AgentConfig;
 pub(crate) use self::load::{Flags, load};
+pub(crate) use self::values::{Jobs, Level, Rate, Span};
 
 /// The system's configuration file.
 pub(crate) const SYSTEM_FILE: &str = "/etc/walden/walden.toml";
@@ -33,8 +35,6 @@ const PUSH_DEADLINE: Duration = Duration::from_mins(2);
 const GET_DEADLINE: Duration = Duration::from_mins(2);
 /// zstd's level for files of a backup, which are read once and kept for long.
 const BACKUP_LEVEL: i32 = 3;
-/// Most files read or written at once.
-pub(crate) const JOBS_MAX: u32 = 256;
 
 /// All settings.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +55,8 @@ pub(crate) struct Config {
     pub(crate) jobs: Jobs,
     /// For `wal push` and `wal get`.
     pub(crate) wal: WalConfig,
+    /// For the agent.
+    pub(crate) agent: AgentConfig,
     /// For backups.
     pub(crate) backup: BackupConfig,
     /// For plans.
@@ -107,12 +109,6 @@ impl Default for RecoveryConfig {
 
 impl Default for Config {
     fn default() -> Self {
-        let store = StoreConfig {
-            request_timeout: Some(REQUEST_TIMEOUT),
-            connect_timeout: Some(CONNECT_TIMEOUT),
-            operation_timeout: Some(OPERATION_TIMEOUT),
-            ..StoreConfig::default()
-        };
         Self {
             repo: None,
             server: default_server(),
@@ -120,10 +116,21 @@ impl Default for Config {
             state_directory: None,
             jobs: Jobs::default(),
             wal: WalConfig::default(),
+            agent: AgentConfig::default(),
             backup: BackupConfig::default(),
             recovery: RecoveryConfig::default(),
-            store,
+            store: built_in_store(),
         }
+    }
+}
+
+/// The store's settings as they are when nothing is said.
+fn built_in_store() -> StoreConfig {
+    StoreConfig {
+        request_timeout: Some(REQUEST_TIMEOUT),
+        connect_timeout: Some(CONNECT_TIMEOUT),
+        operation_timeout: Some(OPERATION_TIMEOUT),
+        ..StoreConfig::default()
     }
 }
 
@@ -146,103 +153,6 @@ impl Default for BackupConfig {
     fn default() -> Self {
         let level = CompressionLevel::new(BACKUP_LEVEL).unwrap_or(CompressionLevel::DEFAULT);
         Self { compression_level: Level(level), wal_timeout: Span(WAL_TIMEOUT) }
-    }
-}
-
-/// A length of time above zero, written `20s`, `2m` or `1h 30m`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Span(pub(crate) Duration);
-
-impl Serialize for Span {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let duration = SignedDuration::try_from(self.0).map_err(serde::ser::Error::custom)?;
-        serializer.collect_str(&format_args!("{duration:#}"))
-    }
-}
-
-impl<'de> Deserialize<'de> for Span {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let parsed: Result<SignedDuration, _> = text.parse();
-        let parsed = parsed.ok().and_then(|duration| Duration::try_from(duration).ok());
-        parsed
-            .filter(|duration| !duration.is_zero())
-            .map(Self)
-            .ok_or_else(|| serde::de::Error::custom("a length of time is written like 20s, 2m or 1h 30m"))
-    }
-}
-
-/// How many files at once, 1 to 256.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub(crate) struct Jobs(pub(crate) u32);
-
-impl Default for Jobs {
-    /// One for each core.
-    fn default() -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
-        Self(u32::try_from(cores).unwrap_or(JOBS_MAX).min(JOBS_MAX))
-    }
-}
-
-impl<'de> Deserialize<'de> for Jobs {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let number = i64::deserialize(deserializer)?;
-        u32::try_from(number)
-            .ok()
-            .filter(|number| (1..=JOBS_MAX).contains(number))
-            .map(Self)
-            .ok_or_else(|| serde::de::Error::custom("jobs are 1 to 256"))
-    }
-}
-
-/// A rate in MB/s, at least 1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub(crate) struct Rate(u32);
-
-impl Rate {
-    const BYTES: u64 = 1_000_000;
-
-    fn of(bytes_per_second: u64) -> Self {
-        Self(u32::try_from(bytes_per_second / Self::BYTES).unwrap_or(u32::MAX).max(1))
-    }
-
-    /// In bytes per second.
-    pub(crate) fn bytes_per_second(self) -> u64 {
-        u64::from(self.0) * Self::BYTES
-    }
-}
-
-impl<'de> Deserialize<'de> for Rate {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let number = i64::deserialize(deserializer)?;
-        u32::try_from(number)
-            .ok()
-            .filter(|number| *number > 0)
-            .map(Self)
-            .ok_or_else(|| serde::de::Error::custom("a rate is a whole number of MB/s, at least 1"))
-    }
-}
-
-/// zstd's level, -7 to 19.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Level(pub(crate) CompressionLevel);
-
-impl Serialize for Level {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_i32(self.0.get())
-    }
-}
-
-impl<'de> Deserialize<'de> for Level {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let number = i64::deserialize(deserializer)?;
-        i32::try_from(number)
-            .ok()
-            .and_then(CompressionLevel::new)
-            .map(Self)
-            .ok_or_else(|| serde::de::Error::custom("compression levels are -7 to 19"))
     }
 }
 

@@ -39,6 +39,8 @@ const fn boolean(name: &'static str, path: &'static str) -> SettingVariable {
 
 /// The configuration file.
 pub(crate) const CONFIG: &str = "WALDEN_CONFIG";
+/// What hooks do about the agent: `auto`, `never` or `off`.
+pub(crate) const AGENT: &str = "WALDEN_AGENT";
 /// A filter for diagnostic messages on stderr, such as `debug` or `walden_store=trace`.
 pub(crate) const LOG: &str = "WALDEN_LOG";
 /// Set to anything: no colours (the convention of no-color.org).
@@ -73,6 +75,13 @@ pub(crate) const SETTINGS: &[SettingVariable] = &[
     text("WALDEN_WAL_PUSH_DEADLINE", "wal.push_deadline"),
     text("WALDEN_WAL_GET_DEADLINE", "wal.get_deadline"),
     integer("WALDEN_WAL_COMPRESSION_LEVEL", "wal.compression_level"),
+    text(AGENT, "agent.start"),
+    text("WALDEN_AGENT_IDLE", "agent.idle"),
+    text("WALDEN_AGENT_MEMORY", "agent.memory"),
+    integer("WALDEN_AGENT_IN_FLIGHT", "agent.in_flight"),
+    text("WALDEN_AGENT_MAX_RATE", "agent.max_rate"),
+    text("WALDEN_AGENT_METRICS", "agent.metrics"),
+    text("WALDEN_AGENT_PREFETCH", "agent.prefetch"),
     integer("WALDEN_RECOVERY_RESTORE_RATE", "recovery.restore_rate"),
     integer("WALDEN_RECOVERY_REPLAY_RATE", "recovery.replay_rate"),
     integer("WALDEN_BACKUP_COMPRESSION_LEVEL", "backup.compression_level"),

@@ -72,8 +72,8 @@ impl Hook {
     /// The hook that a verb is, if it is one.
     pub(crate) fn of(verb: &Verb) -> Option<Self> {
         match verb {
-            Verb::Wal(WalVerb::Push { path }) => Some(Self::push(path)),
-            Verb::Wal(WalVerb::Get { name, destination }) => Some(Self::get(name.clone(), destination)),
+            Verb::Wal(WalVerb::Push(asked)) => Some(Self::push(&asked.path)),
+            Verb::Wal(WalVerb::Get(asked)) => Some(Self::get(asked.name.clone(), &asked.destination)),
             _ => None,
         }
     }
@@ -136,7 +136,8 @@ fn words_after<'a>(arguments: &'a [OsString], verb: &str) -> Option<&'a [OsStrin
     rest.get(verb + 1..)
 }
 
-fn is_recovery_destination(path: &Path) -> bool {
+/// Whether recovery asks, and not pg_rewind or a person.
+pub(crate) fn is_recovery_destination(path: &Path) -> bool {
     path.file_name().is_some_and(|name| RECOVERY_DESTINATIONS.iter().any(|known| name == OsStr::new(known)))
 }
 

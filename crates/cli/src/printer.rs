@@ -40,7 +40,8 @@ pub(crate) struct Printer {
     stderr_paint: Paint,
     stdout_is_terminal: bool,
     stderr_is_terminal: bool,
-    zone: TimeZone,
+    /// The system's unless one is given.
+    zone: Option<TimeZone>,
     canvas: Canvas,
 }
 
@@ -69,7 +70,7 @@ impl Printer {
             stderr_paint: paint(stderr_is_terminal),
             stdout_is_terminal,
             stderr_is_terminal,
-            zone: TimeZone::system(),
+            zone: None,
             canvas: Canvas { columns: COLUMNS_DEFAULT, unicode: false },
         }
     }
@@ -87,7 +88,7 @@ impl Printer {
 
     /// The same, showing moments in a zone of one's own besides UTC.
     pub(crate) fn with_zone(self, zone: Option<TimeZone>) -> Self {
-        Self { zone: zone.unwrap_or(self.zone), ..self }
+        Self { zone: zone.or(self.zone), ..self }
     }
 
     /// The form of stdout.

@@ -5,7 +5,6 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use clap::Parser;
 use clap::error::{ContextKind, ErrorKind as ClapErrorKind};
 use tracing_subscriber::EnvFilter;
 use walden_store::Environment;
@@ -22,10 +21,10 @@ use crate::session::Session;
 
 /// Runs a command line; returns how it ended and, for `wal get`, the destination that it was given.
 pub(crate) fn run(arguments: &[OsString], started: Instant) -> (Exit, Option<PathBuf>) {
-    match Cli::try_parse_from(arguments) {
+    match Cli::parse_arguments(arguments) {
         Ok(cli) => {
             let get = match &cli.verb {
-                Verb::Wal(WalVerb::Get { destination, .. }) => Some(destination.clone()),
+                Verb::Wal(WalVerb::Get(asked)) => Some(asked.destination.clone()),
                 _ => None,
             };
             (run_parsed(cli, started), get)
@@ -82,6 +81,7 @@ fn open_session(
     let mut flags = Flags::default();
     flags.set("repo", "--repo", cli.common.repo.as_deref());
     flags.set("server", "--server", cli.common.server.as_deref());
+    flags.set("agent.start", "--no-agent", cli.common.no_agent.then_some("off"));
     cli.verb.add_flags(&mut flags)?;
     let effective = load(cli.common.config.as_deref(), &environment, flags)?;
     Ok(Session::new(printer, effective, environment, cli.common.config.clone(), started))

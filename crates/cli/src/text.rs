@@ -104,7 +104,8 @@ impl Table {
 pub(crate) struct Text {
     out: String,
     paint: Paint,
-    zone: TimeZone,
+    /// The system's unless one is given; looked up for the first moment, because that takes a millisecond.
+    zone: Option<TimeZone>,
     canvas: Canvas,
 }
 
@@ -118,9 +119,9 @@ pub(crate) struct Canvas {
 }
 
 impl Text {
-    /// An empty text; moments are shown in UTC and in `zone`.
-    pub(crate) fn new(paint: Paint, zone: TimeZone) -> Self {
-        Self { out: String::new(), paint, zone, canvas: Canvas { columns: 80, unicode: false } }
+    /// An empty text; moments are shown in UTC and in `zone`, or in the system's.
+    pub(crate) fn new(paint: Paint, zone: impl Into<Option<TimeZone>>) -> Self {
+        Self { out: String::new(), paint, zone: zone.into(), canvas: Canvas { columns: 80, unicode: false } }
     }
 
     /// The same on another canvas.
@@ -202,7 +203,10 @@ impl Text {
 
     /// A moment in UTC and, where it differs, in the local zone.
     pub(crate) fn moment(&self, moment: Timestamp) -> String {
-        show_moment(moment, &self.zone)
+        match &self.zone {
+            Some(zone) => show_moment(moment, zone),
+            None => show_moment(moment, &TimeZone::system()),
+        }
     }
 
     /// The same to the microsecond in UTC.

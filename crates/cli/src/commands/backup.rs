@@ -24,7 +24,7 @@ pub(super) fn create(session: &Session, arguments: &BackupCreateArgs) -> Result<
             CheckpointArg::Fast => Checkpoint::Fast,
             CheckpointArg::Spread => Checkpoint::Spread,
         },
-        jobs: usize::try_from(config.jobs.0).unwrap_or(JOBS_MAX).min(JOBS_MAX),
+        jobs: usize::try_from(config.jobs.get()).unwrap_or(JOBS_MAX).min(JOBS_MAX),
         level: config.backup.compression_level.0,
         wal_timeout: config.backup.wal_timeout.0,
     };

@@ -91,7 +91,7 @@ fn request(session: &Session, arguments: &RestoreArgs) -> Result<RestoreRequest,
         pgdata: arguments.pgdata.clone(),
         tablespace_mapping: arguments.tablespace_mapping.clone(),
         allow_tablespaces: arguments.allow_tablespace.clone(),
-        jobs: usize::try_from(effective.config.jobs.0).ok().and_then(NonZeroUsize::new),
+        jobs: usize::try_from(effective.config.jobs.get()).ok().and_then(NonZeroUsize::new),
         restore_command: hook_command(effective, "wal get %f %p")?,
         settings: arguments.setting.clone(),
         archive_mode: match arguments.archive_mode {

@@ -153,15 +153,18 @@ impl Layers {
     }
 
     fn finish(self, environment: &Environment) -> Result<Effective, Failure> {
-        let built_in = Config { state_directory: default_state_directory(environment), ..Config::default() };
-        let mut table = Table::try_from(built_in).map_err(|error| {
-            Failure::new(ErrorKind::Internal, "built-in settings are not valid").caused_by(&error)
-        })?;
-        let Self { table: upper, origins, files } = self;
-        overlay(&mut table, upper);
-        let config = Config::deserialize(table).map_err(|error| {
+        let Self { table, origins, files } = self;
+        let mut config = Config::deserialize(table).map_err(|error| {
             Failure::new(ErrorKind::Config, format!("settings are not valid: {}", error.message()))
         })?;
+        if config.state_directory.is_none() {
+            config.state_directory = default_state_directory(environment);
+        }
+        let built_in = super::built_in_store();
+        let store = &mut config.store;
+        store.request_timeout = store.request_timeout.or(built_in.request_timeout);
+        store.connect_timeout = store.connect_timeout.or(built_in.connect_timeout);
+        store.operation_timeout = store.operation_timeout.or(built_in.operation_timeout);
         let warnings = unknown_variables(environment);
 
         Ok(Effective { config, origins, files, warnings })
@@ -297,7 +300,7 @@ mod tests {
         let effective = files.load(&environment, flags).unwrap();
         let config = &effective.config;
         assert_eq!(config.repo.as_ref().unwrap().to_string(), "file:///system");
-        assert_eq!((config.server.as_str(), config.jobs.0), ("env", 7));
+        assert_eq!((config.server.as_str(), config.jobs.get()), ("env", 7));
         assert_eq!(config.wal.push_deadline.0.as_secs(), 30);
         assert_eq!(config.store.s3.region.as_deref(), Some("x"));
         assert_eq!(effective.origin("repo"), Origin::File(system.clone()));
@@ -315,7 +318,7 @@ mod tests {
         let named = files.write("named.toml", "jobs = 9\n");
         let environment = [("WALDEN_CONFIG", named.to_str().unwrap())];
         let effective = files.load(&environment, Flags::default()).unwrap();
-        assert_eq!((effective.config.server.as_str(), effective.config.jobs.0), ("main", 9));
+        assert_eq!((effective.config.server.as_str(), effective.config.jobs.get()), ("main", 9));
         let failure = files.load(&[("WALDEN_CONFIG", "/nowhere/walden.toml")], Flags::default()).unwrap_err();
         assert_eq!(failure.message, "configuration file is not there path=/nowhere/walden.toml");
     }
@@ -333,6 +336,13 @@ mod tests {
             ("[wal]\npush_deadline = \"0s\"\n", "written like"),
             ("server = \"a b\"\n", "invalid server name"),
             ("repo = \"backups\"\n", "file:///dir"),
+            ("[agent]\nstart = \"sometimes\"\n", "auto, never or off"),
+            ("[agent]\nmemory = \"1MiB\"\n", "at least 4MiB"),
+            ("[agent]\nmemory = \"64 megabytes\"\n", "such as 64MiB"),
+            ("[agent]\nin_flight = 65\n", "1 to 64"),
+            ("[agent]\nmax_rate = \"fast\"\n", "bytes per second, such as 50MB"),
+            ("[agent]\nmax_rate = \"1kB\"\n", "at least 100kB"),
+            ("[agent]\nmetrics = \"9712\"\n", "an address with a port"),
             ("jobs =\n", "line=1"),
         ] {
             files.write("etc/walden.toml", text);
@@ -376,6 +386,10 @@ mod tests {
             (_, "repo") => "file:///x",
             (_, "store.s3.sse") => "AES256",
             (_, "store.s3.checksum") => "sha256",
+            (_, "agent.start") => "never",
+            (_, "agent.memory" | "agent.max_rate" | "agent.prefetch") => "7MiB",
+            (_, "agent.metrics") => "127.0.0.1:9712",
+            (_, "agent.idle") => "7s",
             (_, path) if path.ends_with("deadline") || path.ends_with("timeout") => "7s",
             _ => "x",
         };
