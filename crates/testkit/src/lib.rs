@@ -1,5 +1,6 @@
 //! Test tools.
 
+pub mod bench;
 pub mod conformance;
 pub mod fault;
 pub mod history;

@@ -1,0 +1,229 @@
+//! One case, run in a process of its own so that the kernel's accounts of its children are the tool's alone.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::hooks::{Call, Hook, same_bytes};
+use super::meter::{TreeMeter, TreeUsage, kill_descendants};
+
+/// What is done with the tool.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Work {
+    /// All segments are ready; they are archived in order.
+    Push,
+    /// A segment becomes ready every so many microseconds; they are archived in order.
+    Paced {
+        /// Time between two segments, in microseconds.
+        interval_us: u64,
+    },
+    /// The first segment is archived, the tool is given time to archive the others ahead of being asked, and then it is
+    /// asked for them, without a shell between.
+    Acked {
+        /// Objects appear below this directory; there is one per segment once all are archived.
+        objects: PathBuf,
+    },
+    /// All segments are fetched in order, and afterwards compared with those in this directory.
+    Fetch {
+        /// The segments as they were archived.
+        originals: PathBuf,
+    },
+    /// Segments are asked for that are not in the archive.
+    Absent,
+    /// The command is run once for each segment, without a shell between.
+    Start,
+}
+
+/// What a worker is told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Case {
+    /// What is done.
+    pub work: Work,
+    /// The hook, with PostgreSQL's placeholders.
+    pub command: String,
+    /// Ends what the hook has left running, if it does not end by itself.
+    pub stop: Option<String>,
+    /// The data directory.
+    pub directory: PathBuf,
+    /// All of the tool's environment besides `PATH`.
+    pub environment: Vec<(String, String)>,
+    /// Takes what the tool writes.
+    pub log: PathBuf,
+    /// The segments, in order.
+    pub segments: Vec<String>,
+    /// After this many seconds the tool is killed and the case has failed.
+    pub deadline_seconds: u64,
+}
+
+/// What came of a case.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// From before the first call until after the last one.
+    pub seconds: f64,
+    /// Each call, in milliseconds.
+    pub calls_ms: Vec<f64>,
+    /// Calls that failed and were repeated.
+    pub failures: usize,
+    /// Paced: from ready to archived, in milliseconds, for each segment.
+    pub lags_ms: Vec<f64>,
+    /// What the tool has used, daemons and `stop` included.
+    pub usage: TreeUsage,
+}
+
+/// After the deadline, what runs is killed so often.
+const KILL_EVERY: Duration = Duration::from_millis(50);
+/// What is left running after the last call and after `stop` may end by itself within this.
+const LINGER: Duration = Duration::from_secs(20);
+/// A tool that works ahead gets this long to do so.
+const AHEAD_MAX: Duration = Duration::from_mins(1);
+/// And after its last object is there, this long to note that.
+const AHEAD_SETTLE: Duration = Duration::from_millis(500);
+
+/// Runs a case in this process, which must do nothing else and must not have run another one.
+///
+/// # Errors
+/// When the tool fails, with the end of what it wrote; when a fetched segment is another one; when the deadline passes.
+pub fn run(case: &Case) -> io::Result<Outcome> {
+    let hook = Hook {
+        command: case.command.clone(),
+        directory: case.directory.clone(),
+        environment: case.environment.clone(),
+        log: case.log.clone(),
+    };
+    let meter = TreeMeter::start()?;
+    let deadline = Duration::from_secs(case.deadline_seconds);
+    let (over, ended) = mpsc::channel::<()>();
+    let watch = std::thread::spawn(move || {
+        let mut wait = deadline;
+        let mut late = false;
+        // Again and again: a hook that failed is tried again.
+        while ended.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
+            late = true;
+            wait = KILL_EVERY;
+            let _ = kill_descendants();
+        }
+        late
+    });
+    let begun = Instant::now();
+    let worked = work(case, &hook);
+    let whole = begun.elapsed().as_secs_f64();
+    drop(over);
+    let late = watch.join().unwrap_or(false);
+    if let Some(stop) = &case.stop {
+        hook.shell(stop)?;
+    }
+    let usage = meter.finish(LINGER)?;
+    if late {
+        return Err(io::Error::other(format!("killed after {deadline:?}:\n{}", hook.log_end())));
+    }
+    let worked = worked?;
+    if let Work::Fetch { originals } = &case.work {
+        compare(case, originals)?;
+    }
+    Ok(Outcome {
+        seconds: worked.measured.map_or(whole, |measured| measured.as_secs_f64()),
+        failures: worked.calls.iter().filter(|call| !call.succeeded).count(),
+        calls_ms: worked.calls.iter().map(|call| call.elapsed.as_secs_f64() * 1e3).collect(),
+        lags_ms: worked.lags.iter().map(|lag| lag.as_secs_f64() * 1e3).collect(),
+        usage,
+    })
+}
+
+#[derive(Default)]
+struct Worked {
+    calls: Vec<Call>,
+    lags: Vec<Duration>,
+    /// The part of the time that counts, when it is not all of it.
+    measured: Option<Duration>,
+}
+
+fn work(case: &Case, hook: &Hook) -> io::Result<Worked> {
+    let mut worked = Worked::default();
+    match &case.work {
+        Work::Push => {
+            case.segments.iter().try_for_each(|name| hook.mark_ready(name))?;
+            let begun = Instant::now();
+            for name in &case.segments {
+                worked.calls.extend(hook.archive(name)?);
+            }
+            worked.measured = Some(begun.elapsed());
+        }
+        Work::Paced { interval_us } => {
+            let interval = Duration::from_micros(*interval_us);
+            (worked.calls, worked.lags) = hook.archive_paced(&case.segments, interval)?;
+        }
+        Work::Acked { objects } => return acked(case, hook, objects),
+        Work::Fetch { .. } => {
+            let kept = kept(case);
+            fs::create_dir_all(&kept)?;
+            for name in &case.segments {
+                worked.calls.push(hook.restore(name, &kept.join(name))?);
+            }
+        }
+        Work::Absent => {
+            for name in &case.segments {
+                // That it fails is what is asked for.
+                worked.calls.push(Call { succeeded: true, ..hook.restore_absent(name)? });
+            }
+        }
+        Work::Start => {
+            for name in &case.segments {
+                worked.calls.push(hook.call_directly(name, name)?);
+            }
+        }
+    }
+    Ok(worked)
+}
+
+fn acked(case: &Case, hook: &Hook, objects: &Path) -> io::Result<Worked> {
+    case.segments.iter().try_for_each(|name| hook.mark_ready(name))?;
+    let Some((first, others)) = case.segments.split_first() else { return Ok(Worked::default()) };
+    hook.archive(first)?;
+    let begun = Instant::now();
+    while case.segments.iter().any(|name| !stored(objects, name)) {
+        if begun.elapsed() > AHEAD_MAX {
+            return Err(io::Error::other(format!("it did not work ahead:\n{}", hook.log_end())));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    std::thread::sleep(AHEAD_SETTLE);
+    let begun = Instant::now();
+    let mut worked = Worked::default();
+    for name in others {
+        let call = hook.call_directly(name, &format!("pg_wal/{name}"))?;
+        if !call.succeeded {
+            return Err(io::Error::other(format!("{name} was not acknowledged:\n{}", hook.log_end())));
+        }
+        worked.calls.push(call);
+    }
+    worked.measured = Some(begun.elapsed());
+    Ok(worked)
+}
+
+/// Whether something below `directory` has a name that begins with this.
+fn stored(directory: &Path, name: &str) -> bool {
+    fs::read_dir(directory).into_iter().flatten().flatten().any(|entry| {
+        entry.file_name().to_string_lossy().starts_with(name)
+            || entry.file_type().is_ok_and(|kind| kind.is_dir()) && stored(&entry.path(), name)
+    })
+}
+
+fn kept(case: &Case) -> PathBuf {
+    case.directory.join("fetched")
+}
+
+fn compare(case: &Case, originals: &Path) -> io::Result<()> {
+    for name in &case.segments {
+        let fetched = kept(case).join(name);
+        if !same_bytes(&fetched, &originals.join(name))? {
+            return Err(io::Error::other(format!("{name} is not what was archived")));
+        }
+        fs::remove_file(fetched)?;
+    }
+    Ok(())
+}
