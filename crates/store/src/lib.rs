@@ -19,6 +19,7 @@
 mod aws_sdk;
 mod budget;
 mod chunks;
+mod chunks;
 mod config;
 mod counters;
 mod create;
@@ -44,6 +45,7 @@ mod url;
 
 pub use chunks::{CHUNK_BYTES, Chunk, ChunkPool, Reservation};
 pub use budget::{BACKOFF_FIRST, BACKOFF_MAX, RetryBudget, TryLimits};
+pub use chunks::{CHUNK_BYTES, Chunk, ChunkPool, Reservation};
 pub use config::{
     AzureConfig, CONNECT_TIMEOUT, GcsConfig, OPERATION_TIMEOUT, REQUEST_TIMEOUT, S3Config,
     ServerSideEncryption, StoreConfig, THROUGHPUT_MIN, UploadChecksum,
