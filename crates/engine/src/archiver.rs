@@ -12,7 +12,7 @@ mod wal_file;
 
 use std::path::Path;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use walden_core::index::{DamageNote, SegmentIndex, WalFlags};
 use walden_core::{
     ErrorKind, IncarnationRecord, ObjectHeader, ObjectKey, ObjectKind, encode_header_frame, judge_archive,
@@ -44,7 +44,7 @@ const DAMAGE_TOLD_MAX: usize = 8;
 const TEXT_BYTES_MAX: u64 = HISTORY_BYTES_MAX;
 
 /// How a push ended well.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PushOutcome {
     /// The file is in the archive now.
@@ -54,7 +54,7 @@ pub enum PushOutcome {
 }
 
 /// What a push did.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PushReport {
     /// Schema of this document: 1.
     pub schema: u32,
@@ -75,7 +75,7 @@ pub struct PushReport {
 }
 
 /// Damage that was found in a segment.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PushDamage {
     /// How many places are damaged.
     pub count: u64,

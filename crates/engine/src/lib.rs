@@ -3,6 +3,7 @@
 //! Each verb is one type with one method that carries it out and returns a serialisable report. Nothing here
 //! prints, reads the command line, or assumes a terminal, one server per process, or a process that ends.
 
+pub mod agent;
 mod archiver;
 mod authority;
 pub mod backup;

@@ -1,0 +1,295 @@
+//! How hard to compress, decided anew for every file from what waits and from what is busy.
+//!
+//! The steps go from the best level allowed to the fastest one. There are three situations:
+//! - **Nothing waits.** There is time: a step towards the best level.
+//! - **Files wait and all sealers are busy.** The processor is the limit: towards the fastest level, one step when twice as
+//!   many files wait as there are sealers, and one more with every doubling. At once, because the queue grows meanwhile.
+//! - **Files wait and a sealer is idle.** When everything that may be in flight is being sent, the network is the limit:
+//!   smaller objects help, and there is a core to make them; a step towards the best level. When not, it is the memory,
+//!   which is free again the sooner a file is sealed: if the queue grows, a step towards the fastest level.
+//!
+//! Steps towards the best level are taken slowly, one after [`CALM_STEPS`] observations that all ask for it, those towards
+//! the fastest at once; so the level does not flutter at the border between two of them.
+
+use serde::{Deserialize, Serialize};
+use walden_store::CompressionLevel;
+
+/// So many observations in a row must ask for a better level before it gets one step better.
+pub const CALM_STEPS: u32 = 4;
+/// Files may wait, per sealer, before compression gets faster.
+const WAITING_PER_SEALER: u64 = 2;
+
+/// The levels that may be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LevelRange {
+    best: i32,
+    fastest: i32,
+}
+
+impl LevelRange {
+    /// From `best` to `fastest`; a `fastest` that compresses harder than `best` counts as `best`, so that the level is
+    /// always the same.
+    #[must_use]
+    pub fn new(best: CompressionLevel, fastest: CompressionLevel) -> Self {
+        // 0 is zstd's other word for 3.
+        let number = |level: CompressionLevel| if level.get() == 0 { 3 } else { level.get() };
+        Self { best: number(best), fastest: number(fastest).min(number(best)) }
+    }
+
+    /// The best level.
+    #[must_use]
+    pub fn best(self) -> i32 {
+        self.best
+    }
+
+    /// The fastest level.
+    #[must_use]
+    pub fn fastest(self) -> i32 {
+        self.fastest
+    }
+
+    /// How many steps lie between the two. 0 is not among the levels.
+    fn steps(self) -> u32 {
+        let all = (self.best - self.fastest).unsigned_abs();
+        if self.best > 0 && self.fastest < 0 { all - 1 } else { all }
+    }
+
+    /// The level so many steps from the best one.
+    fn at(self, step: u32) -> CompressionLevel {
+        let level = self.best - i32::try_from(step.min(self.steps())).unwrap_or_default();
+        let level = if self.best > 0 && level <= 0 { level - 1 } else { level };
+        CompressionLevel::new(level.max(self.fastest)).unwrap_or(CompressionLevel::DEFAULT)
+    }
+}
+
+/// What is known when a file is about to be compressed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LevelFacts {
+    /// Files that wait and are not begun.
+    pub waiting: u64,
+    /// The same a few seconds before.
+    pub waiting_before: u64,
+    /// Files that are being read, hashed and compressed.
+    pub sealing: u64,
+    /// Objects that are being sent.
+    pub sending: u64,
+    /// Files that may be compressed at once.
+    pub sealers: u64,
+    /// Files that may be in flight at once.
+    pub in_flight_max: u64,
+}
+
+/// Why the level is what it is: the last situation that changed it or kept it at an end of the range.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LevelReason {
+    /// Nothing waits.
+    #[default]
+    Idle,
+    /// Files wait for the processor.
+    Backlog,
+    /// Files wait for the network.
+    Network,
+    /// Files wait for memory.
+    Memory,
+}
+
+impl LevelReason {
+    /// The word used in JSON and in metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Backlog => "backlog",
+            Self::Network => "network",
+            Self::Memory => "memory",
+        }
+    }
+}
+
+/// The level, and what led to it. Begins at the best level.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LevelState {
+    step: u32,
+    calm: u32,
+    reason: LevelReason,
+}
+
+/// What a situation asks for.
+enum Wish {
+    /// At least so many steps from the best level.
+    Faster(u32, LevelReason),
+    /// One step towards the best level.
+    Better(LevelReason),
+    /// Nothing.
+    Stay,
+}
+
+impl LevelState {
+    /// The level for the next file.
+    #[must_use]
+    pub fn level(self, range: LevelRange) -> CompressionLevel {
+        range.at(self.step)
+    }
+
+    /// Why.
+    #[must_use]
+    pub fn reason(self) -> LevelReason {
+        self.reason
+    }
+
+    /// The state after one more observation: for every file that is begun, and once a second.
+    #[must_use]
+    pub fn next(self, range: LevelRange, facts: &LevelFacts) -> Self {
+        match self.wish(facts) {
+            Wish::Faster(step, reason) => {
+                let step = step.min(range.steps());
+                // What is faster already stays so: there is work waiting.
+                Self { step: self.step.max(step), calm: 0, reason }
+            }
+            Wish::Better(reason) if self.step == 0 => Self { step: 0, calm: 0, reason },
+            Wish::Better(reason) if self.calm + 1 >= CALM_STEPS => {
+                Self { step: self.step - 1, calm: 0, reason }
+            }
+            Wish::Better(_) => Self { calm: self.calm + 1, ..self },
+            Wish::Stay => Self { calm: 0, ..self },
+        }
+    }
+
+    fn wish(self, facts: &LevelFacts) -> Wish {
+        if facts.waiting == 0 {
+            return Wish::Better(LevelReason::Idle);
+        }
+        let sealers = facts.sealers.max(1);
+        let bearable = WAITING_PER_SEALER * sealers;
+        let grows = facts.waiting > facts.waiting_before;
+        if facts.sealing >= sealers {
+            return match (facts.waiting / bearable).checked_ilog2() {
+                None => Wish::Stay,
+                Some(doublings) => Wish::Faster(doublings + 1, LevelReason::Backlog),
+            };
+        }
+        if facts.sending + facts.sealing >= facts.in_flight_max && facts.sending > facts.sealing {
+            return Wish::Better(LevelReason::Network);
+        }
+        if grows && facts.waiting >= bearable {
+            return Wish::Faster(self.step + 1, LevelReason::Memory);
+        }
+        Wish::Stay
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn range(best: i32, fastest: i32) -> LevelRange {
+        let level = |level| CompressionLevel::new(level).unwrap();
+        LevelRange::new(level(best), level(fastest))
+    }
+
+    fn facts(waiting: u64, sealing: u64, sending: u64) -> LevelFacts {
+        LevelFacts { waiting, waiting_before: waiting, sealing, sending, sealers: 2, in_flight_max: 8 }
+    }
+
+    fn after(mut state: LevelState, range: LevelRange, times: u32, facts: &LevelFacts) -> (i32, LevelReason) {
+        for _ in 0..times {
+            state = state.next(range, facts);
+        }
+        (state.level(range).get(), state.reason())
+    }
+
+    #[test]
+    fn the_ladder_leaves_out_the_zero() {
+        let levels =
+            |range: LevelRange| (0..=range.steps()).map(|step| range.at(step).get()).collect::<Vec<_>>();
+        assert_eq!(levels(range(3, -2)), [3, 2, 1, -1, -2]);
+        assert_eq!(levels(range(-1, -3)), [-1, -2, -3]);
+        assert_eq!(levels(range(9, 7)), [9, 8, 7]);
+        assert_eq!(levels(range(1, 5)), [1], "a range the wrong way round is one level");
+        assert_eq!(levels(range(0, -1)), [3, 2, 1, -1]);
+        assert_eq!(range(3, -2).at(99).get(), -2);
+    }
+
+    #[test]
+    fn the_longer_the_queue_the_faster_while_the_processor_is_the_limit() {
+        let range = range(6, -3);
+        let level = |waiting| after(LevelState::default(), range, 1, &facts(waiting, 2, 2));
+        assert_eq!(level(3), (6, LevelReason::Idle), "a short queue is none");
+        assert_eq!(level(4), (5, LevelReason::Backlog));
+        assert_eq!(level(8), (4, LevelReason::Backlog));
+        assert_eq!(level(16), (3, LevelReason::Backlog));
+        assert_eq!(level(2_000), (-3, LevelReason::Backlog));
+    }
+
+    #[test]
+    fn a_slow_network_is_met_with_smaller_objects() {
+        let range = range(6, -3);
+        let mut state = LevelState::default().next(range, &facts(100, 2, 2));
+        let fast = state.level(range).get();
+        for _ in 0..CALM_STEPS {
+            assert_eq!(state.level(range).get(), fast, "not at once");
+            state = state.next(range, &facts(100, 1, 7));
+        }
+        assert_eq!((state.level(range).get(), state.reason()), (fast + 1, LevelReason::Network));
+        assert_eq!(after(state, range, 100, &facts(100, 0, 8)), (6, LevelReason::Network));
+    }
+
+    #[test]
+    fn the_queue_does_not_grow_beside_an_idle_core_without_an_answer() {
+        // Neither all sealers nor all senders are busy: memory keeps the next file out.
+        let growing = LevelFacts { waiting_before: 3, ..facts(20, 1, 1) };
+        assert_eq!(after(LevelState::default(), range(6, -3), 1, &growing), (5, LevelReason::Memory));
+        assert_eq!(after(LevelState::default(), range(6, -3), 50, &growing), (-3, LevelReason::Memory));
+        let shrinking = LevelFacts { waiting_before: 30, ..growing };
+        assert_eq!(after(LevelState::default(), range(6, -3), 50, &shrinking).0, 6);
+    }
+
+    #[test]
+    fn the_level_comes_back_slowly_when_nothing_waits() {
+        let range = range(3, -2);
+        let busy = LevelState::default().next(range, &facts(2_000, 2, 6));
+        assert_eq!(busy.level(range).get(), -2);
+        assert_eq!(after(busy, range, CALM_STEPS - 1, &facts(0, 0, 1)).0, -2);
+        assert_eq!(after(busy, range, CALM_STEPS, &facts(0, 0, 1)).0, -1);
+        assert_eq!(after(busy, range, CALM_STEPS * 4, &facts(0, 0, 0)), (3, LevelReason::Idle));
+    }
+
+    #[test]
+    fn a_queue_at_the_border_does_not_make_it_flutter() {
+        let range = range(6, -3);
+        let (mut state, mut changes) = (LevelState::default(), 0);
+        for turn in 0..200_u64 {
+            // Now the sealers are busy and now not, and the queue is now short and now gone.
+            let facts = facts(turn % 6, 1 + turn % 2, 3);
+            let next = state.next(range, &facts);
+            changes += u32::from(next.level(range) != state.level(range));
+            state = next;
+        }
+        assert!(changes <= 2, "{changes}");
+    }
+
+    proptest! {
+        #[test]
+        fn the_level_is_always_in_the_range(
+            best in -7_i32..=19, fastest in -7_i32..=19,
+            observed in prop::collection::vec((0_u64..5_000, 0_u64..5_000, 0_u64..20, 0_u64..20, 0_u64..9), 0..60),
+        ) {
+            let range = range(best, fastest);
+            let mut state = LevelState::default();
+            for (waiting, waiting_before, sealing, sending, sealers) in observed {
+                let facts = LevelFacts { waiting, waiting_before, sealing, sending, sealers, in_flight_max: 8 };
+                let before = state.level(range);
+                state = state.next(range, &facts);
+                let level = state.level(range);
+                prop_assert!((range.fastest()..=range.best()).contains(&level.get()));
+                // With a queue and a processor that is the limit it never gets slower.
+                if waiting > 0 && sealing >= sealers.max(1) {
+                    prop_assert!(level <= before);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! The agent: one process per data directory that archives and fetches ahead, and answers the hooks of PostgreSQL.
+//!
+//! - [`run`] is the agent's life, from taking its place to leaving it. [`AgentOptions`] say how it works.
+//! - [`client`] is what a hook needs to ask it: no runtime, no store.
+//! - [`protocol`] is what they say to each other, [`spool`] where they meet.
+//! - [`status`] is what the agent tells of itself.
+//!
+//! What holds: without an agent everything works, and a hook that does not get an answer does the work itself; nothing is
+//! told to be archived that is not durable under its name in this repository; nothing is archived that PostgreSQL does
+//! not want archived; no file holds an ack.
+
+mod acks;
+pub mod client;
+mod gets;
+mod level;
+pub mod lifecycle;
+pub mod protocol;
+mod push;
+mod queue;
+mod server;
+pub mod spool;
+pub mod status;
+#[cfg(test)]
+mod tests;
+mod watch;
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use nix::time::{ClockId, clock_gettime};
+use serde::Serialize;
+use tokio::time::{Instant, MissedTickBehavior};
+use walden_core::ErrorKind;
+use walden_store::{CompressionLevel, SettingsFingerprint};
+
+pub use self::acks::{ACK_AGE_MAX, ACKS_MAX};
+use self::gets::Gets;
+pub use self::level::{CALM_STEPS, LevelFacts, LevelRange, LevelReason, LevelState};
+use self::lifecycle::{Leaving, Premises, take_place};
+pub use self::push::AHEAD_FOR;
+use self::push::{Pusher, PusherSetup};
+use self::server::{Calls, Server, ServerParts};
+pub use self::spool::Spool;
+use self::status::AgentCounters;
+pub use self::status::AgentStatus;
+use crate::archiver::{Archiver, Pipeline, PipelineLimits};
+use crate::context::Context;
+use crate::data_directory::DataDirectory;
+use crate::error::{EngineError, Result};
+
+/// How long an agent that leaves waits for what it has begun.
+const FINISH_WITHIN: Duration = Duration::from_secs(20);
+/// How often it looks whether its place is still its own.
+const LOOK_AROUND: Duration = Duration::from_secs(1);
+/// An agent that a hook started ends after this long without a call and without work, unless set.
+pub const IDLE_DEFAULT: Duration = Duration::from_mins(1);
+/// Disk space for files that are fetched ahead, unless set, in bytes.
+pub const PREFETCH_BYTES_DEFAULT: u64 = 256 << 20;
+
+/// How an agent works.
+#[derive(Debug, Clone)]
+pub struct AgentOptions {
+    /// The data directory whose hooks it answers.
+    pub data: DataDirectory,
+    /// What stands for its settings and credentials: [`walden_store::settings_fingerprint`].
+    pub settings: SettingsFingerprint,
+    /// Whether a hook started it: it then ends when it is idle, and gives way to a resident one.
+    pub on_demand: bool,
+    /// How long without a call and without work is idle; for agents that a hook started.
+    pub idle: Duration,
+    /// Memory, sealers, and files in flight.
+    pub limits: PipelineLimits,
+    /// The best and the fastest level of compression.
+    pub levels: LevelRange,
+    /// Bytes per second that it may send and receive at most; `None` for as many as it can.
+    pub max_rate: Option<u64>,
+    /// Where metrics are given over HTTP; `None` for nowhere.
+    pub metrics: Option<SocketAddr>,
+    /// Disk space for files that are fetched ahead, in bytes; 0 for none.
+    pub prefetch_bytes: u64,
+}
+
+impl AgentOptions {
+    /// A resident agent with the defaults: see [`PipelineLimits::default`], [`IDLE_DEFAULT`], [`PREFETCH_BYTES_DEFAULT`].
+    /// The levels go from `best` to the fastest that zstd has positive numbers for.
+    #[must_use]
+    pub fn new(data: DataDirectory, settings: SettingsFingerprint, best: CompressionLevel) -> Self {
+        Self {
+            data,
+            settings,
+            on_demand: false,
+            idle: IDLE_DEFAULT,
+            limits: PipelineLimits::default(),
+            levels: LevelRange::new(best, CompressionLevel::new(-1).unwrap_or(best)),
+            max_rate: None,
+            metrics: None,
+            prefetch_bytes: PREFETCH_BYTES_DEFAULT,
+        }
+    }
+}
+
+/// Why an agent ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AgentEnd {
+    /// It was told to: by a signal, by `walden agent stop`, or to give way to another one.
+    Stopped,
+    /// Nobody called for a while.
+    Idle,
+    /// Its place is not its own any more: the spool or the data directory is gone, or others are there.
+    Displaced,
+    /// Another one was there already, and this one was started by a hook.
+    NotNeeded,
+}
+
+/// The life of an agent.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct AgentReport {
+    /// Schema of this document: 1.
+    pub schema: u32,
+    /// Why it ended.
+    pub end: AgentEnd,
+    /// The same in words.
+    pub why: String,
+    /// Its last status; `None` when another agent was there.
+    pub status: Option<AgentStatus>,
+}
+
+/// Tells the agent's status at any time. Cheap to clone.
+#[derive(Clone)]
+pub struct StatusHandle(Arc<StatusParts>);
+
+struct StatusParts {
+    ctx: Context,
+    spool: Spool,
+    on_demand: bool,
+    started_at: Timestamp,
+    started: Duration,
+    pusher: Pusher,
+    gets: Arc<Gets>,
+    counters: Arc<AgentCounters>,
+    leaving: Leaving,
+}
+
+impl StatusHandle {
+    /// The status now.
+    #[must_use]
+    pub fn status(&self) -> AgentStatus {
+        let parts = &self.0;
+        let (push, level, load) = parts.pusher.status();
+        AgentStatus {
+            schema: 1,
+            pid: std::process::id(),
+            build: protocol::build().to_owned(),
+            on_demand: parts.on_demand,
+            leaving: parts.leaving.why().is_some(),
+            started_at: parts.started_at,
+            uptime_seconds: since_boot().saturating_sub(parts.started).as_secs_f64(),
+            data_directory: parts.spool.data_directory().to_owned(),
+            server: parts.ctx.server.clone(),
+            repository: parts.ctx.store.identity(),
+            push,
+            level,
+            load,
+            prefetch: parts.gets.status(),
+            store: parts.ctx.store.counters(),
+            errors: parts.counters.errors(),
+            latencies: parts.counters.latencies(),
+        }
+    }
+}
+
+/// Time since the machine started, its sleep included: goes on whatever is done to the clock.
+pub(crate) fn since_boot() -> Duration {
+    // There since Linux 2.6.39.
+    clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default()
+}
+
+/// Lives an agent's life: until `stop` ends, or there is a reason of its own to leave. What was begun then is finished,
+/// for a while.
+///
+/// # Errors
+/// Kind `config` without a state directory, and when another resident agent is there; `local_io` when the spool can't be
+/// used.
+pub async fn run(ctx: Context, options: AgentOptions, stop: impl Future<Output = ()>) -> Result<AgentReport> {
+    // What this program is, before an upgrade replaces its file.
+    let _ = protocol::build();
+    let spool = locate(&ctx, &options)?;
+    let lock = match take_place(&spool, options.on_demand).await? {
+        Ok(lock) => lock,
+        Err(pid) if options.on_demand => {
+            let why = format!("an agent runs already pid={pid}");
+            return Ok(AgentReport { schema: 1, end: AgentEnd::NotNeeded, why, status: None });
+        }
+        Err(pid) => {
+            let path = spool.directory().display();
+            let message = format!("an agent runs already pid={pid} spool={path}");
+            let error = EngineError::failed(ErrorKind::Config, message);
+            return Err(error.with_hint("walden agent status tells of it, walden agent stop ends it"));
+        }
+    };
+    let (premises, listener) = Premises::open(&spool, lock, options.on_demand)?;
+    let server = assemble(ctx, &options, spool);
+    let pusher = server.0.pusher.clone();
+    let pushing = tokio::spawn(async move { pusher.run().await });
+    let serving = tokio::spawn(server.clone().run(listener));
+    tracing::info!(pid = std::process::id(), path = %premises.path().display(), "the agent is there");
+    let (end, why) = stay(&premises, &options, &server, stop).await;
+    tracing::info!(%why, "the agent leaves");
+    serving.abort();
+    finish(&premises, &server).await;
+    pushing.abort();
+    Ok(AgentReport { schema: 1, end, why, status: Some(server.0.status.status()) })
+}
+
+fn locate(ctx: &Context, options: &AgentOptions) -> Result<Spool> {
+    let Some(state_directory) = &ctx.state_directory else {
+        let message = "an agent needs a state directory, and there is none";
+        return Err(EngineError::failed(ErrorKind::Config, message).with_hint("set state_directory"));
+    };
+    let path = options.data.path();
+    let located = Spool::locate(state_directory, path, &ctx.store.identity(), &ctx.server, &options.settings);
+    located.map_err(|source| EngineError::local("look at", path, source))
+}
+
+fn assemble(ctx: Context, options: &AgentOptions, spool: Spool) -> Server {
+    let counters: Arc<AgentCounters> = Arc::default();
+    let leaving = Leaving::default();
+    let archiver = Archiver::new(ctx.clone()).with_data_directory(Some(options.data.clone()));
+    let pusher = Pusher::new(PusherSetup {
+        pipeline: Pipeline::new(archiver, options.limits),
+        limits: options.limits,
+        data: options.data.clone(),
+        range: options.levels,
+        clock: Arc::clone(&ctx.clock),
+        counters: Arc::clone(&counters),
+        // A file's history, the file itself, and looking at what is in its place.
+        push_deadline: ctx.store_deadline * 3 + Duration::from_mins(1),
+    });
+    let gets: Arc<Gets> = Arc::default();
+    let caller = spool.caller().clone();
+    let status = StatusHandle(Arc::new(StatusParts {
+        started_at: ctx.clock.now(),
+        started: since_boot(),
+        ctx,
+        spool,
+        on_demand: options.on_demand,
+        pusher: pusher.clone(),
+        gets: Arc::clone(&gets),
+        counters: Arc::clone(&counters),
+        leaving: leaving.clone(),
+    }));
+    let (on_demand, calls) = (options.on_demand, Calls::begun_now());
+    Server(Arc::new(ServerParts { caller, on_demand, pusher, gets, counters, status, leaving, calls }))
+}
+
+/// Stays until there is a reason to leave.
+async fn stay(
+    premises: &Premises,
+    options: &AgentOptions,
+    server: &Server,
+    stop: impl Future<Output = ()>,
+) -> (AgentEnd, String) {
+    let parts = &server.0;
+    let mut stop = std::pin::pin!(stop);
+    let mut look_around = tokio::time::interval(LOOK_AROUND);
+    look_around.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = &mut stop => return (AgentEnd::Stopped, "told to stop".to_owned()),
+            () = parts.leaving.told() => {
+                return (AgentEnd::Stopped, parts.leaving.why().unwrap_or_default());
+            }
+            _ = look_around.tick() => {}
+        }
+        if let Some(why) = premises.lost() {
+            return (AgentEnd::Displaced, why.to_owned());
+        }
+        let busy = parts.calls.is_open() || parts.pusher.is_busy() || parts.gets.is_busy();
+        if options.on_demand && !busy && parts.calls.idle_for() >= options.idle {
+            return (AgentEnd::Idle, format!("nobody called for {} s", options.idle.as_secs()));
+        }
+    }
+}
+
+/// Lets what was begun end, and begins nothing more.
+async fn finish(premises: &Premises, server: &Server) {
+    let parts = &server.0;
+    parts.leaving.leave("leaving");
+    premises.close();
+    parts.pusher.leave();
+    parts.gets.leave();
+    let end = Instant::now() + FINISH_WITHIN;
+    while (parts.pusher.is_busy() || parts.calls.is_open()) && Instant::now() < end {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let left = end.saturating_duration_since(Instant::now());
+    if tokio::time::timeout(left, parts.pusher.settle()).await.is_err() {
+        tracing::info!("what was left to do is given up; nothing is lost by that");
+    }
+}

@@ -1,0 +1,1 @@
+//! An agent and its hooks, in one process, over real directories and stores.
