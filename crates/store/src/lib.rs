@@ -19,7 +19,6 @@
 mod aws_sdk;
 mod budget;
 mod chunks;
-mod chunks;
 mod config;
 mod counters;
 mod create;
@@ -43,7 +42,6 @@ mod store;
 mod unseal;
 mod url;
 
-pub use chunks::{CHUNK_BYTES, Chunk, ChunkPool, Reservation};
 pub use budget::{BACKOFF_FIRST, BACKOFF_MAX, RetryBudget, TryLimits};
 pub use chunks::{CHUNK_BYTES, Chunk, ChunkPool, Reservation};
 pub use config::{
