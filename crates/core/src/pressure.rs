@@ -26,7 +26,7 @@ const SAMPLES_OF_MARKS: u32 = 128;
 const FUTURE_MAX: Duration = Duration::from_mins(1);
 
 /// What was known of the WAL at one moment. Counted from any fixed beginning, in whole segments.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WalSample {
     /// The moment, on a clock that should not step; from any fixed beginning.
     pub at: Duration,

@@ -1,5 +1,6 @@
 //! `walden check`: is this server archived, and would a recovery find what it needs?
 
+mod disk;
 mod recovery;
 
 use std::collections::BTreeMap;
@@ -7,10 +8,11 @@ use std::path::Path;
 
 use jiff::Timestamp;
 use serde::Serialize;
-use walden_core::{CatalogSnapshot, ConditionalCreate, IncarnationRecord, Need, RecoveryWindow};
+use walden_core::{CatalogSnapshot, ConditionalCreate, IncarnationRecord, Need, RecoveryWindow, WalPressure};
 use walden_pg::{ArchiveFileName, SegmentId, SegmentName, SystemId, TimelineId};
 use walden_store::{HeaderRead, StoreError};
 
+use self::disk::disk_check;
 use self::recovery::{arrival_check, recovery_checks};
 use crate::catalog::{load_overview, satisfy};
 use crate::context::Context;
@@ -18,6 +20,7 @@ use crate::data_directory::DataDirectory;
 use crate::error::{EngineError, Result};
 use crate::init::random_id;
 use crate::planning::window_from;
+use crate::pressure::wal_pressure;
 use crate::server::{find_incarnation, read_repository};
 
 /// A file that waits longer than this to be archived is worth a warning, in seconds.
@@ -122,6 +125,7 @@ pub async fn check(
     if let Some(data) = data {
         checks.push(marker_check(data, &record)?);
         checks.push(queue_check(data, now)?);
+        checks.push(disk_check(&pressure_on(ctx, data)?));
     }
     if let Some(facts) = postgres {
         match facts.system_id.filter(|answered| *answered != record.system_id) {
@@ -183,6 +187,11 @@ async fn store_check(ctx: &Context) -> Result<Check> {
             "use a store with conditional writes, or make sure that only one server can ever archive here",
         ),
     })
+}
+
+/// The pressure on pg_wal, judged by the dates of its files.
+fn pressure_on(ctx: &Context, data: &DataDirectory) -> Result<WalPressure> {
+    wal_pressure(data, ctx.clock.now())
 }
 
 fn marker_check(data: &DataDirectory, record: &IncarnationRecord) -> Result<Check> {

@@ -19,6 +19,7 @@ pub mod fs;
 mod indexing;
 mod init;
 mod planning;
+mod pressure;
 mod progress;
 mod rebuild;
 pub mod restore;
@@ -41,6 +42,7 @@ pub use fetcher::{FetchOutcome, FetchReport, Fetcher};
 pub use find::{FindReport, find};
 pub use init::{InitReport, InitRequest, init};
 pub use planning::{plan, plan_from, window, window_from};
+pub use pressure::{PressureWatch, WalDirectory, wal_pressure};
 pub use progress::{NoProgress, Progress, Unit};
 pub use rebuild::{RebuildReport, RebuildRequest, index_rebuild};
 pub use server::{

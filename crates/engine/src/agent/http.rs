@@ -20,10 +20,11 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-use super::metrics;
-use super::status::AgentStatus;
-use crate::error::{EngineError, Result};
 use walden_core::ErrorKind;
+
+use super::status::AgentStatus;
+use super::{AgentOptions, metrics};
+use crate::error::{EngineError, Result};
 
 /// Archiving that did not get on for this long is not healthy, unless set.
 pub const UNHEALTHY_AFTER_DEFAULT: Duration = Duration::from_mins(10);
@@ -39,6 +40,26 @@ const HEAD_BYTES_MAX: usize = 16 << 10;
 const HEAD_LINES_MAX: usize = 64;
 /// The pause when no connection can be taken: mostly for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Listens where the options say. An agent that a hook started is worth more than its metrics, and goes without when the
+/// address can't be had.
+///
+/// # Errors
+/// As [`HttpListener::bind`].
+pub(super) async fn listen(options: &AgentOptions) -> Result<Option<HttpListener>> {
+    let Some(address) = options.metrics else { return Ok(None) };
+    match HttpListener::bind(address, options.unhealthy_after).await {
+        Ok(listener) => {
+            tracing::info!(address = ?listener.address(), "metrics are given");
+            Ok(Some(listener))
+        }
+        Err(error) if options.on_demand => {
+            tracing::warn!(%error, "there are no metrics of this agent");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
 
 /// Tells the status at the moment of a request.
 pub(super) type StatusSource = Arc<dyn Fn() -> AgentStatus + Send + Sync>;
@@ -85,7 +106,8 @@ impl HttpListener {
             let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
             let (source, unhealthy_after) = (Arc::clone(&source), self.unhealthy_after);
             tokio::spawn(async move {
-                let served = tokio::time::timeout(CONNECTION_WITHIN, connection(stream, source, unhealthy_after));
+                let served =
+                    tokio::time::timeout(CONNECTION_WITHIN, connection(stream, source, unhealthy_after));
                 match served.await {
                     Ok(Err(error)) => tracing::debug!(%error, "a connection for metrics broke off"),
                     Err(_) => tracing::debug!("a connection for metrics took too long"),
@@ -130,8 +152,7 @@ fn answer<B: Body>(
         return response(StatusCode::NOT_FOUND, TEXT, "there are /metrics and /healthz\n".to_owned());
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        let mut refused =
-            response(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD\n".to_owned());
+        let mut refused = response(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD\n".to_owned());
         refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return refused;
     }
@@ -173,9 +194,10 @@ fn health(status: &AgentStatus, unhealthy_after: Duration) -> Health {
     }
     // What failed since the last success, while there was none for long.
     let since_success = push.last_archived.as_ref().map_or(status.uptime_seconds, |last| last.seconds_ago);
-    let failed = push.last_failure.as_ref().filter(|failure| {
-        push.last_archived.as_ref().is_none_or(|archived| archived.at <= failure.at)
-    });
+    let failed = push
+        .last_failure
+        .as_ref()
+        .filter(|failure| push.last_archived.as_ref().is_none_or(|archived| archived.at <= failure.at));
     if let Some(failure) = failed.filter(|_| push.queue_files > 0 && since_success > limit) {
         let (name, message) = (&failure.name, &failure.failure.message);
         reasons.push(format!("nothing was archived for {since_success:.0} s; {name} failed: {message}"));

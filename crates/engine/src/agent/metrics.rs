@@ -5,6 +5,8 @@
 //! name; file names are none. Names end in their unit, counters in `_total`.
 
 use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
@@ -16,7 +18,59 @@ use walden_pg::{SegmentName, WalSegmentSize};
 use walden_store::Operation;
 
 use super::level::LevelReason;
+use super::since_boot;
 use super::status::{AgentStatus, BUCKETS_SECONDS, HistogramSnapshot, LastArchived};
+use crate::clock::Clock;
+use crate::data_directory::DataDirectory;
+use crate::error::EngineError;
+use crate::pressure::PressureWatch;
+
+/// The room of pg_wal is looked at this often, and less often when looking takes long.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// The pressure on pg_wal as it was last judged. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(super) struct PressureGauge(Arc<Mutex<Option<WalPressure>>>);
+
+impl PressureGauge {
+    /// The last judgement.
+    pub(super) fn last(&self) -> Option<WalPressure> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Judges again and again, for ever.
+    pub(super) async fn watch(&self, data: DataDirectory, clock: Arc<dyn Clock>) {
+        let mut watch = None;
+        loop {
+            let started = tokio::time::Instant::now();
+            let (data, clock) = (data.clone(), Arc::clone(&clock));
+            let looked = tokio::task::spawn_blocking(move || {
+                let mut watch = match watch {
+                    Some(watch) => watch,
+                    None => PressureWatch::new(data.path(), data.control()?.wal_segment_size),
+                };
+                let judged = watch.look(since_boot(), clock.now());
+                let failed = |source| EngineError::local("look at", &data.path().join("pg_wal"), source);
+                Ok::<_, EngineError>((watch, judged.map_err(failed)?))
+            });
+            watch = match looked.await {
+                Ok(Ok((watch, judged))) => {
+                    *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(judged);
+                    Some(watch)
+                }
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, "the room of pg_wal is not known");
+                    None
+                }
+                Err(error) => {
+                    tracing::error!(%error, "looking at the room of pg_wal failed");
+                    None
+                }
+            };
+            tokio::time::sleep(LOOK_EVERY.max(started.elapsed() * 20)).await;
+        }
+    }
+}
 
 /// The media type of a page.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -176,7 +230,7 @@ fn position(last: &LastArchived) -> Option<(u64, u64)> {
     let name: SegmentName = last.name.parse().ok()?;
     let size = WalSegmentSize::new(last.bytes).ok()?;
     let start = name.start_lsn(size).ok()?;
-    Some((name.timeline().get().into(), start.0.checked_add(last.bytes)?))
+    Some((name.timeline().get().into(), start.checked_add(last.bytes)?.get()))
 }
 
 fn calls(to: &mut Families<'_>, status: &AgentStatus) -> fmt::Result {

@@ -12,8 +12,10 @@
 mod acks;
 pub mod client;
 mod gets;
+mod http;
 mod level;
 pub mod lifecycle;
+pub mod metrics;
 pub mod protocol;
 mod push;
 mod queue;
@@ -38,7 +40,9 @@ use walden_store::{CompressionLevel, SettingsFingerprint};
 
 pub use self::acks::{ACK_AGE_MAX, ACKS_MAX};
 use self::gets::Gets;
+pub use self::http::UNHEALTHY_AFTER_DEFAULT;
 pub use self::level::{CALM_STEPS, LevelFacts, LevelRange, LevelReason, LevelState};
+use self::metrics::PressureGauge;
 use self::lifecycle::{Leaving, Premises, take_place};
 pub use self::push::AHEAD_FOR;
 use self::push::{Pusher, PusherSetup};
@@ -77,8 +81,10 @@ pub struct AgentOptions {
     pub levels: LevelRange,
     /// Bytes per second that it may send and receive at most; `None` for as many as it can.
     pub max_rate: Option<u64>,
-    /// Where metrics are given over HTTP; `None` for nowhere.
+    /// Where metrics and health are given over HTTP; `None` for nowhere.
     pub metrics: Option<SocketAddr>,
+    /// Archiving that did not get on for this long is told as not healthy.
+    pub unhealthy_after: Duration,
     /// Disk space for files that are fetched ahead, in bytes; 0 for none.
     pub prefetch_bytes: u64,
 }
@@ -97,6 +103,7 @@ impl AgentOptions {
             levels: LevelRange::new(best, CompressionLevel::new(-1).unwrap_or(best)),
             max_rate: None,
             metrics: None,
+            unhealthy_after: UNHEALTHY_AFTER_DEFAULT,
             prefetch_bytes: PREFETCH_BYTES_DEFAULT,
         }
     }
@@ -142,6 +149,7 @@ struct StatusParts {
     pusher: Pusher,
     gets: Arc<Gets>,
     counters: Arc<AgentCounters>,
+    pressure: PressureGauge,
     leaving: Leaving,
 }
 
@@ -167,6 +175,7 @@ impl StatusHandle {
             load,
             prefetch: parts.gets.status(),
             store: parts.ctx.store.counters(),
+            pressure: parts.pressure.last(),
             errors: parts.counters.errors(),
             latencies: parts.counters.latencies(),
         }
@@ -203,16 +212,19 @@ pub async fn run(ctx: Context, options: AgentOptions, stop: impl Future<Output =
         }
     };
     let (premises, listener) = Premises::open(&spool, lock, options.on_demand)?;
+    let metrics = http::listen(&options).await?;
     let server = assemble(ctx, &options, spool);
     let pusher = server.0.pusher.clone();
     let pushing = tokio::spawn(async move { pusher.run().await });
     let serving = tokio::spawn(server.clone().run(listener));
+    let telling = tokio::spawn(tell(metrics, options.data.clone(), server.0.status.clone()));
     tracing::info!(pid = std::process::id(), path = %premises.path().display(), "the agent is there");
     let (end, why) = stay(&premises, &options, &server, stop).await;
     tracing::info!(%why, "the agent leaves");
     serving.abort();
     finish(&premises, &server).await;
     pushing.abort();
+    telling.abort();
     Ok(AgentReport { schema: 1, end, why, status: Some(server.0.status.status()) })
 }
 
@@ -224,6 +236,17 @@ fn locate(ctx: &Context, options: &AgentOptions) -> Result<Spool> {
     let path = options.data.path();
     let located = Spool::locate(state_directory, path, &ctx.store.identity(), &ctx.server, &options.settings);
     located.map_err(|source| EngineError::local("look at", path, source))
+}
+
+/// Looks at the room that WAL has, and gives metrics to those who ask, for ever.
+async fn tell(metrics: Option<http::HttpListener>, data: DataDirectory, status: StatusHandle) {
+    let (gauge, clock) = (status.0.pressure.clone(), Arc::clone(&status.0.ctx.clock));
+    let serve = async {
+        if let Some(listener) = metrics {
+            listener.serve(Arc::new(move || status.status())).await;
+        }
+    };
+    tokio::join!(gauge.watch(data, clock), serve);
 }
 
 fn assemble(ctx: Context, options: &AgentOptions, spool: Spool) -> Server {
@@ -251,6 +274,7 @@ fn assemble(ctx: Context, options: &AgentOptions, spool: Spool) -> Server {
         pusher: pusher.clone(),
         gets: Arc::clone(&gets),
         counters: Arc::clone(&counters),
+        pressure: PressureGauge::default(),
         leaving: leaving.clone(),
     }));
     let (on_demand, calls) = (options.on_demand, Calls::begun_now());

@@ -483,6 +483,9 @@ impl Inner {
         if pushed.report.outcome == crate::archiver::PushOutcome::AlreadyStored {
             add(&counters.already_stored_files, 1);
         }
+        if pushed.report.damage.is_some() {
+            add(&counters.damaged_segments, 1);
+        }
         let timings = pushed.timings;
         counters.seal.observe(timings.read + timings.scan + timings.hash + timings.compress);
         counters.send.observe(timings.send);
@@ -536,6 +539,7 @@ impl Inner {
             }),
             archived_files: self.counters.archived_files.load(Relaxed),
             already_stored_files: self.counters.already_stored_files.load(Relaxed),
+            damaged_segments: self.counters.damaged_segments.load(Relaxed),
             archived_bytes: self.counters.archived_bytes.load(Relaxed),
             stored_bytes: self.counters.stored_bytes.load(Relaxed),
             calls: self.counters.calls.load(Relaxed),

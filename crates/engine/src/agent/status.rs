@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use walden_core::{ErrorKind, ServerName};
+use walden_core::{ErrorKind, ServerName, WalPressure};
 use walden_store::CounterSnapshot;
 
 use super::level::LevelReason;
@@ -48,6 +48,9 @@ pub struct AgentStatus {
     pub prefetch: PrefetchStatus,
     /// What was asked of the store since it started.
     pub store: CounterSnapshot,
+    /// The room that WAL has, and how long it lasts; missing until it was looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pressure: Option<WalPressure>,
     /// Failures since it started, of pushes and gets, by [`ErrorKind::as_str`]; kinds that did not occur are missing.
     pub errors: BTreeMap<String, u64>,
     /// How long things took.
@@ -84,6 +87,9 @@ pub struct PushStatus {
     pub archived_files: u64,
     /// Of those, how many were in the archive already.
     pub already_stored_files: u64,
+    /// Of those, how many are damaged segments, which no recovery gets past.
+    #[serde(default)]
+    pub damaged_segments: u64,
     /// Their length in bytes.
     pub archived_bytes: u64,
     /// The size of their objects in bytes.
@@ -279,6 +285,8 @@ pub struct AgentCounters {
     pub archived_files: AtomicU64,
     /// [`PushStatus::already_stored_files`].
     pub already_stored_files: AtomicU64,
+    /// [`PushStatus::damaged_segments`].
+    pub damaged_segments: AtomicU64,
     /// [`PushStatus::archived_bytes`].
     pub archived_bytes: AtomicU64,
     /// [`PushStatus::stored_bytes`].
