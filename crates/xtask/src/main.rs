@@ -26,7 +26,7 @@ Tasks:
   setup    Install what the tests and the demo need: client programs, six PostgreSQL majors, store emulators
   test     Check formatting, lints and documentation, build once, and run every test
   demo     Archive, back up, drop a table and bring it back, on a throw-away server
-  bench    Measure the program: start-up, the hooks, a backup, a restore
+  bench    Measure walden beside other tools: push, fetch, latency, pace; tables, JSON, charts
 
 Every task has --help. What is installed goes into $WALDEN_TESTBENCH, or /var/cache/walden-testbench for
 root, or ~/.cache/walden-testbench.

@@ -53,6 +53,16 @@ pub(super) fn ensure() -> Result<()> {
     }
 }
 
+/// Installs one more program, of the package that holds it, unless it is there.
+pub(super) fn ensure_program(program: &str, package: &'static str) -> Result<()> {
+    let there = || proc::succeeds(Command::new("which").arg(program));
+    if there() {
+        return Ok(());
+    }
+    install(&[package])?;
+    if there() { Ok(()) } else { Err(Failure::new(format!("the package {package} holds no {program}"))) }
+}
+
 fn missing() -> Vec<&'static str> {
     let mut packages = Vec::new();
     let no_account = paths::is_root() && paths::account(SERVER_USER).is_none();

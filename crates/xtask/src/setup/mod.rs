@@ -6,6 +6,7 @@
 mod azurite;
 mod debian;
 mod moto;
+pub(crate) mod peers;
 mod postgres;
 
 pub(crate) use postgres::NEWEST_MAJOR;

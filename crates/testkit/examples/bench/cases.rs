@@ -1,0 +1,331 @@
+//! The rounds: every tool in turn, each in a fresh bucket, all in the same directories.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use walden_testkit::bench::hooks::{Hook, keeps_up};
+use walden_testkit::bench::meter::process_cpu_seconds;
+use walden_testkit::bench::statistics::{figure, median};
+use walden_testkit::bench::worker::{Case, Outcome, Work};
+use walden_testkit::bench::workload::Workload;
+
+use crate::options::Options;
+use crate::programs::{Helper, worker};
+use crate::records::{Failed, Held, Record, Results};
+use crate::tools::{Commands, Place, Tool, assemble};
+use crate::{Result, publish, tables};
+
+/// A case that takes longer is ended and has failed.
+const CASE_MAX_SECONDS: u64 = 600;
+/// Requests for absent segments, and starts, of one case.
+const CALLS: usize = 20;
+/// Searches begin with this part of the rate at which a tool works off a backlog, ...
+const SEARCH_FROM: f64 = 0.4;
+/// ... and never try more than this.
+const SEARCH_TO: f64 = 1.1;
+const SEGMENT_MIB: f64 = 16.0;
+/// With less room there, the disk is used.
+const MEMORY_MIN: u64 = 6 << 30;
+
+/// Where and on what it runs.
+struct Run<'a> {
+    options: &'a Options,
+    workload: Workload,
+    root: PathBuf,
+    store: Helper,
+    /// Numbers the buckets.
+    buckets: usize,
+    results: Results,
+}
+
+/// A fresh bucket with a tool set up in it.
+struct Bucket {
+    name: String,
+    commands: Commands,
+    fetching: Commands,
+}
+
+/// Measures what the options ask for and writes the report.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let (tools, missing) = assemble(options)?;
+    let workload = Workload::prepared(options.segments, &|line| println!("{line}"))?;
+    let directory = room()?;
+    println!("working in {}", directory.path().display());
+    let root = directory.path().to_owned();
+    workload.data_directory(&root.join("data"), true)?;
+    workload.data_directory(&root.join("standby"), false)?;
+    fs::write(root.join("standby/standby.signal"), "")?;
+    fs::create_dir(root.join("store"))?;
+    let store = Helper::store(&root.join("store"))?;
+    let begun = publish::now();
+    let mut run = Run { options, workload, root, store, buckets: 0, results: Results::default() };
+    run.all(&tools)?;
+    let about = publish::About::new(options, &run.workload, &tools, &missing, begun)?;
+    print!("{}", tables::report(&about, &tools, &run.results, options));
+    publish::write(options, &about, &tools, &run.results)
+}
+
+/// A directory in memory when there is room, else beside the build.
+fn room() -> Result<tempfile::TempDir> {
+    let memory = Path::new("/dev/shm");
+    let free = nix::sys::statvfs::statvfs(memory).map_or(0, |s| s.blocks_available() * s.fragment_size());
+    let parent = if free > MEMORY_MIN { memory.to_owned() } else { std::env::current_dir()?.join("target") };
+    fs::create_dir_all(&parent)?;
+    Ok(tempfile::Builder::new().prefix("walden-bench-").tempdir_in(parent)?)
+}
+
+impl Run<'_> {
+    fn all(&mut self, tools: &[Tool]) -> Result<()> {
+        for round in 1..=self.options.rounds {
+            // Every tool has every place in the order once.
+            let mut order: Vec<&Tool> = tools.iter().collect();
+            order.rotate_left((round - 1) % tools.len().max(1));
+            for tool in order {
+                self.near(tool, round);
+                self.far(tool, round);
+            }
+        }
+        if self.options.measures("paced") {
+            for tool in tools {
+                if let Err(error) = self.paced(tool) {
+                    self.fail(tool, "paced", &error);
+                }
+            }
+        }
+        if self.results.records.is_empty() && self.results.held.is_empty() {
+            return Err("nothing was measured".into());
+        }
+        Ok(())
+    }
+
+    /// Everything on the store as it is.
+    fn near(&mut self, tool: &Tool, round: usize) {
+        let wants = |what| self.options.measures(what);
+        let (push, fetch, absent, acked) =
+            (wants("push"), wants("fetch"), wants("absent"), wants("acked") && tool.works_ahead);
+        if wants("start") {
+            let begun = self.start(tool, round);
+            self.note(tool, "start", begun);
+        }
+        if push || fetch || absent {
+            let done = self.push_and_fetch(tool, round, fetch, absent);
+            self.note(tool, "push", done);
+        }
+        if acked {
+            let done = self.acked(tool, round);
+            self.note(tool, "acked", done);
+        }
+    }
+
+    /// Pushes through a proxy, without and with delay.
+    fn far(&mut self, tool: &Tool, round: usize) {
+        if !self.options.measures("latency") {
+            return;
+        }
+        for (what, delay) in [("push_near", 0), ("push_far", self.options.delay_ms)] {
+            let done = Helper::proxy(&self.store.endpoint, delay).and_then(|proxy| {
+                let bucket = self.bucket(tool, &proxy.endpoint)?;
+                self.case(tool, what, round, &bucket, Work::Push, &self.segments(tool))?;
+                self.discard(&bucket)
+            });
+            self.note(tool, what, done);
+        }
+    }
+
+    fn note(&mut self, tool: &Tool, what: &str, done: Result<()>) {
+        if let Err(error) = done {
+            self.fail(tool, what, &error);
+        }
+    }
+
+    fn fail(&mut self, tool: &Tool, what: &str, error: &crate::Error) {
+        println!("{:<24} {what:<10} FAILED: {error}", tool.name);
+        let (tool, what, why) = (tool.name.clone(), what.to_owned(), error.to_string());
+        self.results.failed.push(Failed { tool, what, why });
+    }
+
+    fn segments(&self, tool: &Tool) -> Vec<String> {
+        let count = if tool.slow { self.options.slow_segments } else { self.options.segments };
+        self.workload.segments.iter().take(count).cloned().collect()
+    }
+
+    fn start(&mut self, tool: &Tool, round: usize) -> Result<()> {
+        let bucket = self.bucket(tool, &self.store.endpoint.clone())?;
+        if let Some(version) = bucket.commands.version.clone() {
+            let calls: Vec<String> = (0..CALLS).map(|call| call.to_string()).collect();
+            let commands = Commands { push: version, stop: None, ..bucket.commands.clone() };
+            let bucket = Bucket { commands, name: bucket.name.clone(), fetching: Commands::default() };
+            self.case(tool, "start", round, &bucket, Work::Start, &calls)?;
+        }
+        self.discard(&bucket)
+    }
+
+    fn push_and_fetch(&mut self, tool: &Tool, round: usize, fetch: bool, absent: bool) -> Result<()> {
+        let bucket = self.bucket(tool, &self.store.endpoint.clone())?;
+        let segments = self.segments(tool);
+        self.case(tool, "push", round, &bucket, Work::Push, &segments)?;
+        if fetch {
+            let originals = self.root.join("data/pg_wal");
+            self.case(tool, "fetch", round, &bucket, Work::Fetch { originals }, &segments)?;
+        }
+        if absent {
+            let calls = if tool.slow { CALLS / 4 } else { CALLS };
+            let names = self.workload.names_after(calls)?;
+            self.case(tool, "absent", round, &bucket, Work::Absent, &names)?;
+        }
+        self.discard(&bucket)
+    }
+
+    fn acked(&mut self, tool: &Tool, round: usize) -> Result<()> {
+        let bucket = self.bucket(tool, &self.store.endpoint.clone())?;
+        let objects = self.objects(&bucket);
+        self.case(tool, "acked", round, &bucket, Work::Acked { objects }, &self.segments(tool))?;
+        self.discard(&bucket)
+    }
+
+    /// Searches the largest rate, between what is surely held and a little more than the rate with a backlog.
+    fn paced(&mut self, tool: &Tool) -> Result<()> {
+        let known = self.results.median(&tool.name, "push", |record| record.mib_per_second);
+        let backlog = known.ok_or("the paced run needs the rate with a backlog: measure push too")?;
+        let (mut low, mut high) = (backlog * SEARCH_FROM, backlog * SEARCH_TO);
+        let mut held = Held { tool: tool.name.clone(), mib_per_second: None, too_much: None, lag_ms: None };
+        for _ in 0..self.options.steps {
+            let rate = f64::midpoint(low, high);
+            let bucket = self.bucket(tool, &self.store.endpoint.clone())?;
+            let interval = SEGMENT_MIB / rate;
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "microseconds")]
+            let work = Work::Paced { interval_us: (interval * 1e6) as u64 };
+            let segments = self.segments(tool);
+            let outcome = self.case(tool, "paced", 1, &bucket, work, &segments)?;
+            self.discard(&bucket)?;
+            if keeps_up(&outcome.lags_ms, interval * 1e3) {
+                held.mib_per_second = Some(rate);
+                held.lag_ms = median(&outcome.lags_ms);
+                low = rate;
+            } else {
+                held.too_much = Some(rate);
+                high = rate;
+            }
+        }
+        self.results.held.push(held);
+        Ok(())
+    }
+
+    /// Makes a bucket and sets the tool up in it.
+    fn bucket(&mut self, tool: &Tool, endpoint: &str) -> Result<Bucket> {
+        self.buckets += 1;
+        let name = format!("bench-{}", self.buckets);
+        fs::create_dir(self.root.join("store").join(&name))?;
+        let place = Place {
+            endpoint: endpoint.to_owned(),
+            bucket: name.clone(),
+            home: self.root.join(format!("home-{}", self.buckets)),
+            data: self.root.join("data"),
+        };
+        let commands = tool.commands(&place)?;
+        let hook = self.hook(&name, &commands);
+        for line in &commands.prepare {
+            if !hook.shell(line)?.succeeded {
+                return Err(format!("`{line}` failed:\n{}", hook.log_end()).into());
+            }
+        }
+        let standby = Place { data: self.root.join("standby"), ..place };
+        Ok(Bucket { name, commands, fetching: tool.commands(&standby)? })
+    }
+
+    fn objects(&self, bucket: &Bucket) -> PathBuf {
+        self.root.join("store").join(&bucket.name)
+    }
+
+    fn log(&self, bucket: &str) -> PathBuf {
+        self.root.join(format!("{bucket}.log"))
+    }
+
+    fn hook(&self, bucket: &str, commands: &Commands) -> Hook {
+        Hook {
+            command: commands.push.clone(),
+            directory: self.root.join("data"),
+            environment: commands.environment.clone(),
+            log: self.log(bucket),
+        }
+    }
+
+    fn discard(&self, bucket: &Bucket) -> Result<()> {
+        fs::remove_dir_all(self.objects(bucket))?;
+        fs::remove_dir_all(self.root.join(bucket.name.replace("bench", "home")))?;
+        Ok(())
+    }
+
+    /// Runs one case and keeps its record.
+    fn case(
+        &mut self,
+        tool: &Tool,
+        what: &str,
+        round: usize,
+        bucket: &Bucket,
+        work: Work,
+        segments: &[String],
+    ) -> Result<Outcome> {
+        let fetches = matches!(work, Work::Fetch { .. } | Work::Absent);
+        let (commands, directory) =
+            if fetches { (&bucket.fetching, "standby") } else { (&bucket.commands, "data") };
+        let directory = self.root.join(directory);
+        empty(&directory.join("pg_wal/archive_status"))?;
+        let case = Case {
+            work,
+            command: if fetches { commands.fetch.clone() } else { commands.push.clone() },
+            stop: commands.stop.clone(),
+            directory,
+            environment: commands.environment.clone(),
+            log: self.log(&bucket.name),
+            segments: segments.to_vec(),
+            deadline_seconds: CASE_MAX_SECONDS,
+        };
+        drop(self.store.take_requests()?);
+        let busy = process_cpu_seconds(self.store.pid())?;
+        let outcome = worker(&case)?;
+        let busy = process_cpu_seconds(self.store.pid())? - busy;
+        let requests = self.store.take_requests()?;
+        let mine = requests.into_iter().find(|requests| requests.bucket == bucket.name);
+        let methods = mine.map_or_else(BTreeMap::new, |requests| requests.methods);
+        let stored = bytes_below(&self.objects(bucket))?;
+        let record = Record::new(&tool.name, what, round, segments.len(), &outcome);
+        let record = record.with_store(methods, busy, stored);
+        println!("{}", line(&record));
+        self.results.records.push(record);
+        Ok(outcome)
+    }
+}
+
+/// What is shown while it runs.
+fn line(record: &Record) -> String {
+    let rate = record.mib_per_second.map_or_else(String::new, |rate| format!("{} MiB/s", figure(rate)));
+    format!(
+        "{:<24} {:<10} {rate:>12}  cpu {:>6} ms  p50 {:>6} ms  p99 {:>6} ms  rss {:>5} MiB  requests {}",
+        record.tool,
+        record.what,
+        figure(record.cpu_ms),
+        figure(record.p50_ms),
+        figure(record.p99_ms),
+        figure(record.largest_rss_mib),
+        figure(record.requests),
+    )
+}
+
+fn empty(directory: &Path) -> Result<()> {
+    for entry in fs::read_dir(directory)? {
+        fs::remove_file(entry?.path())?;
+    }
+    Ok(())
+}
+
+fn bytes_below(directory: &Path) -> Result<u64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let metadata = entry.metadata()?;
+        bytes += if metadata.is_dir() { bytes_below(&entry.path())? } else { metadata.len() };
+    }
+    Ok(bytes)
+}
