@@ -1,9 +1,11 @@
 //! Files that are either there and durable, or not there: the one place where the engine writes to disk.
 
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use crate::error::{EngineError, Result};
 
@@ -26,7 +28,9 @@ fn remove_abandoned(destination: &Path, prefix: &str) {
     for entry in entries.flatten() {
         let name = entry.file_name();
         let pid = name.to_str().and_then(|name| name.strip_prefix(prefix)?.strip_suffix(TEMPORARY));
-        let Some(pid) = pid.and_then(|pid| pid.parse::<i32>().ok()) else { continue };
+        // Behind the number of the process there may be one of its own.
+        let pid = pid.and_then(|pid| pid.split('-').next()?.parse::<i32>().ok());
+        let Some(pid) = pid else { continue };
         let alive =
             nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None) != Err(nix::errno::Errno::ESRCH);
         if !alive {
@@ -35,11 +39,39 @@ fn remove_abandoned(destination: &Path, prefix: &str) {
     }
 }
 
+/// The temporary files of this process: several may be on their way to one destination at the same time.
+static IN_USE: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+/// A path for a temporary file that no other file of this process has, as long as this lives.
+#[derive(Debug)]
+struct OwnPath(PathBuf);
+
+impl OwnPath {
+    fn beside(destination: &Path, name: &str) -> Self {
+        let pid = std::process::id();
+        let mut in_use = IN_USE.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut path = destination.with_file_name(format!(".{name}.{pid}{TEMPORARY}"));
+        let mut number = 1_u64;
+        while !in_use.insert(path.clone()) {
+            path = destination.with_file_name(format!(".{name}.{pid}-{number}{TEMPORARY}"));
+            number += 1;
+        }
+        Self(path)
+    }
+}
+
+impl Drop for OwnPath {
+    fn drop(&mut self) {
+        IN_USE.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.0);
+    }
+}
+
 /// A new file beside its destination, gone again unless it is published.
 #[derive(Debug)]
 pub struct TemporaryFile {
     file: Option<File>,
-    path: PathBuf,
+    path: OwnPath,
+    published: bool,
 }
 
 impl TemporaryFile {
@@ -50,22 +82,23 @@ impl TemporaryFile {
     pub fn beside(destination: &Path) -> Result<Self> {
         let name = destination.file_name().unwrap_or_default().to_string_lossy();
         remove_abandoned(destination, &format!(".{name}."));
-        let path = destination.with_file_name(format!(".{name}.{}{TEMPORARY}", std::process::id()));
+        let own = OwnPath::beside(destination, &name);
+        let path = &own.0;
         // What a process of the same number left there, or a link that somebody else put there, is not written to.
-        match std::fs::remove_file(&path) {
+        match std::fs::remove_file(path) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(EngineError::local("remove old temporary file", &path, error)),
+            Err(error) => return Err(EngineError::local("remove old temporary file", path, error)),
         }
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-        let file = file.map_err(|source| EngineError::local("create", &path, source))?;
-        Ok(Self { file: Some(file), path })
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+        let file = file.map_err(|source| EngineError::local("create", path, source))?;
+        Ok(Self { file: Some(file), path: own, published: false })
     }
 
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.path.0
     }
 
     /// Flushes the file, gives it its name (replacing what had it), and flushes the directory.
@@ -74,7 +107,7 @@ impl TemporaryFile {
     /// [`EngineError::Local`]; the destination is then as it was, unless only the last flush failed.
     pub fn publish(mut self, destination: &Path) -> Result<()> {
         if let Some(file) = self.file.take() {
-            file.sync_all().map_err(|source| EngineError::local("flush", &self.path, source))?;
+            file.sync_all().map_err(|source| EngineError::local("flush", &self.path.0, source))?;
         }
         self.rename(destination)?;
         let parent = destination.parent().filter(|parent| !parent.as_os_str().is_empty());
@@ -82,10 +115,10 @@ impl TemporaryFile {
     }
 
     fn rename(&mut self, destination: &Path) -> Result<()> {
-        std::fs::rename(&self.path, destination)
+        std::fs::rename(&self.path.0, destination)
             .map_err(|source| EngineError::local("rename to", destination, source))?;
         // It has its name now: dropping must not remove it.
-        self.path = PathBuf::new();
+        self.published = true;
         Ok(())
     }
 }
@@ -102,8 +135,8 @@ impl Write for TemporaryFile {
 
 impl Drop for TemporaryFile {
     fn drop(&mut self) {
-        if !self.path.as_os_str().is_empty() {
-            let _ = std::fs::remove_file(&self.path);
+        if !self.published {
+            let _ = std::fs::remove_file(&self.path.0);
         }
     }
 }
@@ -195,6 +228,23 @@ mod tests {
         assert_eq!(std::fs::read(&other).unwrap(), b"precious");
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 2);
         assert!(!std::fs::symlink_metadata(&destination).unwrap().is_symlink());
+    }
+
+    #[test]
+    fn two_files_on_their_way_to_one_name_do_not_meet() {
+        let directory = tempfile::tempdir().unwrap();
+        let destination = directory.path().join("a");
+        let mut first = TemporaryFile::beside(&destination).unwrap();
+        let mut second = TemporaryFile::beside(&destination).unwrap();
+        first.write_all(b"first").unwrap();
+        second.write_all(b"second").unwrap();
+        let third = TemporaryFile::beside(&destination).unwrap();
+        second.publish(&destination).unwrap();
+        assert_eq!(std::fs::read(&destination).unwrap(), b"second");
+        drop(third);
+        first.publish(&destination).unwrap();
+        assert_eq!(std::fs::read(&destination).unwrap(), b"first");
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
     }
 
     #[test]

@@ -1,1 +1,6 @@
-//! An agent and its hooks, in one process, over real directories and stores.
+//! An agent and its hooks in one process, over real directories and stores.
+
+mod bench;
+mod lives;
+mod pushes;
+mod strangers;
