@@ -4,6 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 use walden_pg::{ArchiveFileName, PgMajor, SystemId, TimelineId};
 
@@ -175,6 +177,13 @@ impl BackupId {
     #[must_use]
     pub fn new(at: Timestamp, salt: u16) -> Self {
         Self(format!("{}-{salt:04x}", at.strftime("%Y%m%dT%H%M%SZ")))
+    }
+
+    /// The start time in the name; `None` when its digits are no time.
+    #[must_use]
+    pub fn started_at(&self) -> Option<Timestamp> {
+        let time = DateTime::strptime("%Y%m%dT%H%M%S", self.0.get(..15)?).ok()?;
+        time.to_zoned(TimeZone::UTC).ok().map(|zoned| zoned.timestamp())
     }
 
     /// The name as text.
@@ -554,6 +563,8 @@ mod tests {
         assert_eq!(early.as_str(), "20261120T103905Z-ffff");
         assert!(early < late);
         assert_eq!(late.as_str().parse::<BackupId>().unwrap(), late);
+        assert_eq!(late.started_at(), "2026-11-20T10:39:06Z".parse().ok());
+        assert_eq!("20261399T103906Z-0000".parse::<BackupId>().unwrap().started_at(), None);
     }
 
     proptest! {

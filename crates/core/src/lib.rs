@@ -13,6 +13,7 @@ mod manifest;
 mod pressure;
 mod records;
 mod recovery;
+mod retention;
 mod sealed;
 mod snapshot;
 
@@ -39,6 +40,14 @@ pub use recovery::{
     Refusal, RefusalReason, RejectedBackup, RestorableBackup, RestorableRange, RestorePointMark,
     SegmentDetail, SegmentEnd, SegmentNeeds, Setting, Stop, StopKind, TargetTimeline, TimelineWindow,
     TransactionEndMark, WindowGap, Windowing, plan_recovery, postgres_time, recovery_window,
+};
+pub use retention::{
+    BackupObjects, Broken, Deletion, Fate, FileObject, GroupChange, GroupKind, HowLong, IncarnationInventory,
+    Inventory, KeepReason, LogDirectory, LostMoments, ObjectGroup, OpenUpload, Pin, PlanDiff, PolicyError,
+    PolicyZone, PromisedWindow, RecordObject, RecordRole, RemoveReason, Retaining, RetentionNeed,
+    RetentionPlan, RetentionPolicy, RetentionRefusal, RetentionRefusalReason, RetentionWarning,
+    RetentionWarningKind, RunningBackup, Tier, Totals, WindowChange, Written, check_plan, diff_plans,
+    plan_retention,
 };
 pub use sealed::{
     CODEC_ZSTD, HEADER_FRAME_BYTES_MAX, INDEX_BYTES_MAX, ObjectHeader, ObjectKind, SEALED_SCHEMA,

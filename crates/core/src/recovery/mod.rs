@@ -14,7 +14,7 @@ mod warnings;
 mod window;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use answer::{
     BackupChoice, BackupRejection, Commit, Estimate, Moment, Need, Planning, RecoveryPlan, RecoveryRates,
@@ -24,6 +24,7 @@ pub use detail::{
     ParameterMark, RecordSpan, RestorePointMark, SegmentDetail, SegmentEnd, TransactionEndMark,
 };
 pub use path::PathStep;
+pub(crate) use path::TimelinePath;
 pub use plan::plan_recovery;
 pub use request::{RecoveryAction, RecoveryRequest, RecoveryTarget, TargetTimeline, postgres_time};
 pub(crate) use stop::{pg_time, timestamp};

@@ -21,13 +21,13 @@ pub struct PathStep {
 
 /// The whole path to a target timeline, oldest step first.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct TimelinePath {
+pub(crate) struct TimelinePath {
     steps: Vec<PathStep>,
 }
 
 impl TimelinePath {
     /// The path that ends on `timeline`. Timeline 1 has no history; for others the history file is needed.
-    pub(super) fn to(timeline: TimelineId, history: Option<&TimelineHistory>) -> Self {
+    pub(crate) fn to(timeline: TimelineId, history: Option<&TimelineHistory>) -> Self {
         let mut begin = Lsn::INVALID;
         let mut entries: Vec<(TimelineId, Lsn, Option<Lsn>)> = Vec::new();
         for entry in history.map(TimelineHistory::entries).unwrap_or_default() {
@@ -52,12 +52,12 @@ impl TimelinePath {
         Self { steps }
     }
 
-    pub(super) fn steps(&self) -> &[PathStep] {
+    pub(crate) fn steps(&self) -> &[PathStep] {
         &self.steps
     }
 
     /// The timeline of a position.
-    pub(super) fn timeline_at(&self, lsn: Lsn) -> Option<TimelineId> {
+    pub(crate) fn timeline_at(&self, lsn: Lsn) -> Option<TimelineId> {
         let covers = |step: &&PathStep| step.start_lsn <= lsn && step.end_lsn.is_none_or(|end| lsn < end);
         self.steps.iter().rev().find(covers).map(|step| step.timeline)
     }
@@ -77,7 +77,7 @@ impl TimelinePath {
 
     /// The segment that recovery must read at a number: of the newest timeline that has begun by then. The
     /// segment with a fork in it exists under both names, and only the child's leads on.
-    pub(super) fn segment(&self, number: SegmentNumber, size: WalSegmentSize) -> Option<SegmentId> {
+    pub(crate) fn segment(&self, number: SegmentNumber, size: WalSegmentSize) -> Option<SegmentId> {
         let begun = |step: &&PathStep| size.segment_of(step.start_lsn) <= number;
         let step = self.steps.iter().rev().find(begun)?;
         Some(SegmentId::new(step.timeline, number))

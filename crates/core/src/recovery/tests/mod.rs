@@ -3,4 +3,4 @@
 mod borders;
 mod cases;
 mod proof;
-mod world;
+pub(crate) mod world;

@@ -21,23 +21,23 @@ use crate::recovery::*;
 use crate::snapshot::{CatalogSnapshot, Listed};
 
 /// Four segments a LOG directory: whole directories come soon.
-pub(super) const SEGMENT: u64 = 1 << 30;
-pub(super) const BASE: i64 = 1_795_000_000;
+pub(crate) const SEGMENT: u64 = 1 << 30;
+pub(crate) const BASE: i64 = 1_795_000_000;
 
-pub(super) fn timeline(number: u32) -> TimelineId {
+pub(crate) fn timeline(number: u32) -> TimelineId {
     TimelineId::new(number).unwrap()
 }
 
-pub(super) fn at(second: i64) -> Timestamp {
+pub(crate) fn at(second: i64) -> Timestamp {
     Timestamp::from_second(BASE + second).unwrap()
 }
 
-pub(super) fn pg_at(second: i64) -> PgTimestamp {
+pub(crate) fn pg_at(second: i64) -> PgTimestamp {
     PgTimestamp::from_unix_micros((BASE + second) * 1_000_000)
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum What {
+pub(crate) enum What {
     Commit { xid: u32, second: i64 },
     Abort { xid: u32, second: i64 },
     Point(String),
@@ -47,35 +47,35 @@ pub(super) enum What {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Rec {
-    pub(super) start: u64,
-    pub(super) end: u64,
-    pub(super) what: What,
+pub(crate) struct Rec {
+    pub(crate) start: u64,
+    pub(crate) end: u64,
+    pub(crate) what: What,
 }
 
 /// An archive.
 #[derive(Debug, Clone)]
-pub(super) struct World {
-    pub(super) major: PgMajor,
+pub(crate) struct World {
+    pub(crate) major: PgMajor,
     /// All records that lead to the end of each timeline, those of its parents included.
-    pub(super) streams: BTreeMap<u32, Vec<Rec>>,
+    pub(crate) streams: BTreeMap<u32, Vec<Rec>>,
     /// For each timeline above 1 its parent and the fork.
-    pub(super) forks: BTreeMap<u32, (u32, u64)>,
-    pub(super) backups: Vec<BackupRecord>,
+    pub(crate) forks: BTreeMap<u32, (u32, u64)>,
+    pub(crate) backups: Vec<BackupRecord>,
     /// Segments that were lost.
-    pub(super) lost: BTreeSet<(u32, u64)>,
+    pub(crate) lost: BTreeSet<(u32, u64)>,
     /// Records, by start, that are damaged, by timeline.
-    pub(super) damaged: BTreeSet<(u32, u64)>,
+    pub(crate) damaged: BTreeSet<(u32, u64)>,
     /// Segments whose summaries lack the record that reaches in.
-    pub(super) unjoined: BTreeSet<(u32, u64)>,
+    pub(crate) unjoined: BTreeSet<(u32, u64)>,
     /// Directories that rollups tell of and that are not listed at first.
-    pub(super) rolled_up: BTreeSet<(u32, u32)>,
+    pub(crate) rolled_up: BTreeSet<(u32, u32)>,
     /// Summaries of these were never made.
-    pub(super) without_summary: BTreeSet<(u32, u64)>,
+    pub(crate) without_summary: BTreeSet<(u32, u64)>,
 }
 
 impl World {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             major: PgMajor::V17,
             streams: BTreeMap::from([(1, Vec::new())]),
@@ -89,23 +89,23 @@ impl World {
         }
     }
 
-    pub(super) fn end(&self, on: u32) -> u64 {
+    pub(crate) fn end(&self, on: u32) -> u64 {
         self.streams[&on].last().map_or(SEGMENT + 0x28, |rec| rec.end)
     }
 
     /// Adds a record of so many bytes; returns where it begins.
-    pub(super) fn add(&mut self, on: u32, bytes: u64, what: What) -> u64 {
+    pub(crate) fn add(&mut self, on: u32, bytes: u64, what: What) -> u64 {
         let start = self.end(on);
         self.streams.get_mut(&on).unwrap().push(Rec { start, end: start + bytes, what });
         start
     }
 
-    pub(super) fn commit(&mut self, on: u32, xid: u32, second: i64) -> u64 {
+    pub(crate) fn commit(&mut self, on: u32, xid: u32, second: i64) -> u64 {
         self.add(on, 64, What::Commit { xid, second })
     }
 
     /// Fills the rest of the segment, so that the next record begins in the next one.
-    pub(super) fn fill(&mut self, on: u32) {
+    pub(crate) fn fill(&mut self, on: u32) {
         let end = self.end(on);
         let rest = end.next_multiple_of(SEGMENT) - end;
         if rest > 0 {
@@ -114,7 +114,7 @@ impl World {
     }
 
     /// A backup from here, ended by a record of its own at a second.
-    pub(super) fn backup(&mut self, on: u32, second: i64) -> u64 {
+    pub(crate) fn backup(&mut self, on: u32, second: i64) -> u64 {
         let start = self.add(on, 64, What::Other);
         self.add(on, 64, What::BackupEnd(start));
         self.record_backup(on, start, second);
@@ -122,20 +122,20 @@ impl World {
     }
 
     /// Records a backup whose end is the newest record.
-    pub(super) fn record_backup(&mut self, on: u32, start: u64, second: i64) {
+    pub(crate) fn record_backup(&mut self, on: u32, start: u64, second: i64) {
         let salt = u16::try_from(self.backups.len()).unwrap();
         let stop = self.end(on);
         self.backups.push(backup_record(on, start, stop, second, salt));
     }
 
     /// Begins a timeline where another one is now, or was at a record's start.
-    pub(super) fn fork(&mut self, parent: u32, child: u32, lsn: u64) {
+    pub(crate) fn fork(&mut self, parent: u32, child: u32, lsn: u64) {
         let before = self.streams[&parent].iter().filter(|rec| rec.end <= lsn).cloned().collect();
         self.streams.insert(child, before);
         self.forks.insert(child, (parent, lsn));
     }
 
-    pub(super) fn history(&self, of: u32) -> TimelineHistory {
+    pub(crate) fn history(&self, of: u32) -> TimelineHistory {
         match self.forks.get(&of) {
             None => TimelineHistory::without_parents(timeline(of)),
             Some((parent, lsn)) => self.history(*parent).fork(timeline(of), Lsn::new(*lsn), "test").unwrap(),
@@ -143,12 +143,12 @@ impl World {
     }
 
     /// The segments that a timeline wrote.
-    fn written(&self, on: u32) -> std::ops::RangeInclusive<u64> {
+    pub(crate) fn written(&self, on: u32) -> std::ops::RangeInclusive<u64> {
         let first = self.forks.get(&on).map_or(1, |(_, lsn)| lsn / SEGMENT);
         first..=(self.end(on) - 1) / SEGMENT
     }
 
-    fn is_there(&self, on: u32, number: u64) -> bool {
+    pub(crate) fn is_there(&self, on: u32, number: u64) -> bool {
         self.written(on).contains(&number) && !self.lost.contains(&(on, number))
     }
 
@@ -156,7 +156,7 @@ impl World {
         self.streams[&on].iter().filter(move |rec| (rec.end - 1) / SEGMENT == number)
     }
 
-    pub(super) fn summary(&self, id: SegmentId) -> SegmentSummary {
+    pub(crate) fn summary(&self, id: SegmentId) -> SegmentSummary {
         let (on, number) = (id.timeline.get(), id.number.get());
         let joined = !self.unjoined.contains(&(on, number));
         let begin = number * SEGMENT;
@@ -216,7 +216,7 @@ impl World {
     }
 
     /// What a first look at the archive gives.
-    pub(super) fn snapshot(&self) -> CatalogSnapshot {
+    pub(crate) fn snapshot(&self) -> CatalogSnapshot {
         let mut snapshot = CatalogSnapshot::new(IncarnationRecord {
             server: "main".parse().unwrap(),
             repository_id: "0".repeat(32),
@@ -262,7 +262,7 @@ impl World {
         Some(LogSummary { log, present, object_bytes: 1000, facts, incomplete })
     }
 
-    fn list(&self, snapshot: &mut CatalogSnapshot, on: u32, log: u32) {
+    pub(crate) fn list(&self, snapshot: &mut CatalogSnapshot, on: u32, log: u32) {
         for number in self.written(on).filter(|number| log_of(*number) == log) {
             if self.is_there(on, number) {
                 let id = SegmentId::new(timeline(on), SegmentNumber::new(number));
@@ -274,7 +274,7 @@ impl World {
         }
     }
 
-    pub(super) fn satisfy(&self, snapshot: &mut CatalogSnapshot, need: &Need) {
+    pub(crate) fn satisfy(&self, snapshot: &mut CatalogSnapshot, need: &Need) {
         match need {
             Need::Listing { timeline, first_log, last_log } => {
                 (*first_log..=*last_log).for_each(|log| self.list(snapshot, timeline.get(), log));
@@ -303,7 +303,7 @@ impl World {
     }
 
     /// Asks the planner until it answers.
-    pub(super) fn plan(&self, request: &RecoveryRequest) -> Result<RecoveryPlan, Refusal> {
+    pub(crate) fn plan(&self, request: &RecoveryRequest) -> Result<RecoveryPlan, Refusal> {
         let mut snapshot = self.snapshot();
         let mut asked = BTreeSet::new();
         loop {
@@ -320,7 +320,7 @@ impl World {
         }
     }
 
-    pub(super) fn window(&self) -> RecoveryWindow {
+    pub(crate) fn window(&self) -> RecoveryWindow {
         let mut snapshot = self.snapshot();
         let mut asked = BTreeSet::new();
         loop {
@@ -362,7 +362,7 @@ impl World {
     }
 
     /// What PostgreSQL does: reads record after record from the backup's start, and stops by its rules.
-    pub(super) fn recover(&self, backup: &BackupRecord, tip: u32, request: &RecoveryRequest) -> Recovered {
+    pub(crate) fn recover(&self, backup: &BackupRecord, tip: u32, request: &RecoveryRequest) -> Recovered {
         let redo = backup.start_lsn.get();
         let mut readable = Vec::new();
         let mut number = redo / SEGMENT;
@@ -411,7 +411,7 @@ impl World {
 
 /// What recovery comes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Recovered {
+pub(crate) enum Recovered {
     Stopped {
         lsn: u64,
         replayed_to: u64,
@@ -431,7 +431,7 @@ impl Recovered {
         Self::Stopped { lsn, replayed_to, last: last.map(|last| last.0), first, left_out, late }
     }
 
-    pub(super) fn of_plan(plan: &RecoveryPlan) -> Self {
+    pub(crate) fn of_plan(plan: &RecoveryPlan) -> Self {
         Self::Stopped {
             lsn: plan.stop.lsn.get(),
             replayed_to: plan.stop.replayed_to.get(),
@@ -477,7 +477,7 @@ fn commit_of(rec: &Rec) -> Option<(u32, i64)> {
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "small worlds")]
-pub(super) fn log_of(number: u64) -> u32 {
+pub(crate) fn log_of(number: u64) -> u32 {
     (number / 4) as u32
 }
 
@@ -542,7 +542,7 @@ fn note(detail: &mut SegmentDetail, rec: &Rec) {
     }
 }
 
-fn backup_record(on: u32, start: u64, stop: u64, second: i64, salt: u16) -> BackupRecord {
+pub(crate) fn backup_record(on: u32, start: u64, stop: u64, second: i64, salt: u16) -> BackupRecord {
     BackupRecord {
         id: BackupId::new(at(second - 10), salt),
         kind: BackupKind::Full,
@@ -584,7 +584,7 @@ fn backup_record(on: u32, start: u64, stop: u64, second: i64, salt: u16) -> Back
     }
 }
 
-pub(super) fn request(target: RecoveryTarget) -> RecoveryRequest {
+pub(crate) fn request(target: RecoveryTarget) -> RecoveryRequest {
     RecoveryRequest {
         target,
         exclusive: false,
