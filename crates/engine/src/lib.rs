@@ -38,7 +38,10 @@ pub use clock::{Clock, SystemClock};
 pub use context::Context;
 pub use data_directory::{DataDirectory, RESTORED_MARKER, RecoveryMode, RestoredMarker};
 pub use error::{EngineError, Result};
-pub use fetcher::{FetchOutcome, FetchReport, Fetcher};
+pub use fetcher::{
+    FetchOutcome, FetchReport, Fetcher, GetAnswer, PrefetchNumbers, PrefetchOptions, Prefetcher, Taken,
+    take_prefetched,
+};
 pub use find::{FindReport, find};
 pub use init::{InitReport, InitRequest, init};
 pub use planning::{plan, plan_from, window, window_from};

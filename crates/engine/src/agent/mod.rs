@@ -223,6 +223,7 @@ pub async fn run(ctx: Context, options: AgentOptions, stop: impl Future<Output =
     tracing::info!(%why, "the agent leaves");
     serving.abort();
     finish(&premises, &server).await;
+    server.0.gets.close();
     pushing.abort();
     telling.abort();
     Ok(AgentReport { schema: 1, end, why, status: Some(server.0.status.status()) })
@@ -263,7 +264,8 @@ fn assemble(ctx: Context, options: &AgentOptions, spool: Spool) -> Server {
         // A file's history, the file itself, and looking at what is in its place.
         push_deadline: ctx.store_deadline * 3 + Duration::from_mins(1),
     });
-    let gets: Arc<Gets> = Arc::default();
+    let (data, directory) = (options.data.clone(), spool.prefetch_directory());
+    let gets = Arc::new(Gets::open(ctx.clone(), data, directory, options.prefetch_bytes));
     let caller = spool.caller().clone();
     let status = StatusHandle(Arc::new(StatusParts {
         started_at: ctx.clock.now(),

@@ -65,28 +65,35 @@ impl ReplayGuard {
         Ok(())
     }
 
+    /// Whether there is nothing in the segment for a guard to look at, whatever came before it: no tablespace is created
+    /// in it, and no record that could create one reaches into it.
+    ///
+    /// # Errors
+    /// `local_io`, and when the name can't be one of this segment size.
+    pub(super) fn finds_nothing(
+        segment_size: WalSegmentSize,
+        segment: SegmentName,
+        file: &Path,
+    ) -> Result<bool> {
+        let mut found = Vec::new();
+        let outcome = scan(&mut scanner(segment_size), segment, file, &mut found)?;
+        Ok(found.is_empty() && !straddles(&outcome))
+    }
+
     fn created(&self, segment: SegmentName, file: &Path, directory: &Path) -> Result<Vec<Created>> {
         let mut found = Vec::new();
-        let outcome = scan(&mut self.scanner(), segment, file, &mut found)?;
-        // A record may begin in the segment before, which recovery keeps until it has replayed this one.
-        let straddles = outcome.is_damaged() || (1..=RECORD_BYTES_MAX).contains(&outcome.skipped_head);
-        if straddles && let Some(previous) = self.previous(segment, directory)? {
-            let mut scanner = self.scanner();
+        let outcome = scan(&mut scanner(self.segment_size), segment, file, &mut found)?;
+        // What begins in the segment before: recovery keeps that until it has replayed this one.
+        if straddles(&outcome)
+            && let Some(previous) = self.previous(segment, directory)?
+        {
+            let mut scanner = scanner(self.segment_size);
             // What it creates itself was judged when it was fetched.
             let _ = scan(&mut scanner, previous, &directory.join(previous.to_string()), &mut Vec::new())?;
             found.clear();
             let _ = scan(&mut scanner, segment, file, &mut found)?;
         }
         Ok(found)
-    }
-
-    fn scanner(&self) -> WalScanner {
-        // Recovery stops at damage; whatever lies behind it is looked at all the same.
-        WalScanner::new(WalScannerOptions {
-            on_damage: OnDamage::Resync,
-            max_kept_bytes: RECORD_BYTES_MAX as usize,
-            ..WalScannerOptions::new(self.segment_size)
-        })
     }
 
     /// The segment before this one in `pg_wal`: of the same timeline, or of the newest one before it.
@@ -157,6 +164,20 @@ impl ReplayGuard {
         }
         Ok(false)
     }
+}
+
+fn scanner(segment_size: WalSegmentSize) -> WalScanner {
+    // Recovery stops at damage; whatever lies behind it is looked at all the same.
+    WalScanner::new(WalScannerOptions {
+        on_damage: OnDamage::Resync,
+        max_kept_bytes: RECORD_BYTES_MAX as usize,
+        ..WalScannerOptions::new(segment_size)
+    })
+}
+
+/// Whether a record that creates a tablespace may begin in the segment before the one that was scanned.
+fn straddles(outcome: &SegmentOutcome) -> bool {
+    outcome.is_damaged() || (1..=RECORD_BYTES_MAX).contains(&outcome.skipped_head)
 }
 
 fn scan(

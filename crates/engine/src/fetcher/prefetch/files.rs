@@ -1,0 +1,130 @@
+//! The files that wait for a hook, and the directory they lie in.
+//!
+//! Only memory says which files are good: whatever lies in the directory when it is opened is removed.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::super::WRITE_BYTES;
+use crate::archiver::FileIdentity;
+use crate::error::{EngineError, Result};
+
+/// The directory.
+#[derive(Debug)]
+pub(super) struct Directory {
+    path: PathBuf,
+    next: AtomicU64,
+}
+
+impl Directory {
+    /// Makes the directory if it is missing, for its owner alone, and removes what is in it.
+    pub(super) fn open(path: PathBuf) -> Result<Self> {
+        match DirBuilder::new().mode(0o700).create(&path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            made => made.map_err(|source| EngineError::local("make directory", &path, source))?,
+        }
+        let directory = Self { path, next: AtomicU64::new(0) };
+        directory.wipe()?;
+        Ok(directory)
+    }
+
+    /// Removes all files.
+    pub(super) fn wipe(&self) -> Result<()> {
+        let failed = |source| EngineError::local("empty directory", &self.path, source);
+        for entry in std::fs::read_dir(&self.path).map_err(failed)? {
+            let path = entry.map_err(failed)?.path();
+            match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(EngineError::local("remove", &path, error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// A file under a name that no other had or will have.
+    pub(super) fn create(&self, name: &str) -> io::Result<BufWriter<NewFile>> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let path = Removed(self.path.join(format!("{name}.{number}")));
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path.0)?;
+        Ok(BufWriter::with_capacity(WRITE_BYTES, NewFile { file, path }))
+    }
+
+    /// Whether a file of so many bytes leaves `reserve` bytes of the file system free.
+    pub(super) fn has_room(&self, bytes: u64, reserve: u64) -> bool {
+        let Ok(found) = nix::sys::statvfs::statvfs(&self.path) else { return false };
+        // Their types differ between systems.
+        let free = u128::from(found.blocks_available()) * u128::from(found.fragment_size());
+        free >= u128::from(bytes) + u128::from(reserve)
+    }
+}
+
+/// Removes the file when it is dropped; that another has moved it away is no error.
+#[derive(Debug)]
+struct Removed(PathBuf);
+
+impl Drop for Removed {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// A file that is being written.
+#[derive(Debug)]
+pub(super) struct NewFile {
+    file: File,
+    path: Removed,
+}
+
+impl NewFile {
+    pub(super) fn path(&self) -> &Path {
+        &self.path.0
+    }
+
+    /// Flushes it to the disk.
+    pub(super) fn complete(self, guard_clean: bool) -> Result<WholeFile> {
+        let failed = |source| EngineError::local("flush", &self.path.0, source);
+        self.file.sync_all().map_err(failed)?;
+        let identity = FileIdentity::of(&self.file.metadata().map_err(failed)?);
+        Ok(WholeFile { path: self.path, identity, guard_clean })
+    }
+}
+
+impl Write for NewFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// A whole, verified and durable file. Removed when this is dropped, unless a hook has taken it.
+#[derive(Debug)]
+pub(super) struct WholeFile {
+    path: Removed,
+    pub(super) identity: FileIdentity,
+    pub(super) guard_clean: bool,
+}
+
+impl WholeFile {
+    pub(super) fn path(&self) -> &Path {
+        &self.path.0
+    }
+
+    /// Whether it is still there, and still the one that was written.
+    pub(super) fn is_there(&self) -> bool {
+        is_file(self.path(), &self.identity)
+    }
+}
+
+/// Whether the path leads to this file, and not by a link.
+pub(super) fn is_file(path: &Path, identity: &FileIdentity) -> bool {
+    std::fs::symlink_metadata(path)
+        .is_ok_and(|found| found.is_file() && FileIdentity::of(&found) == *identity)
+}
