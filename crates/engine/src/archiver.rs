@@ -10,13 +10,13 @@ mod left_timeline;
 mod pipeline;
 mod wal_file;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use walden_core::index::{DamageNote, SegmentIndex, WalFlags};
 use walden_core::{
-    ErrorKind, IncarnationRecord, ObjectHeader, ObjectKey, ObjectKind, encode_header_frame, judge_archive,
-    sha256_hex,
+    ErrorKind, IncarnationRecord, ObjectHeader, ObjectKey, ObjectKind, SegmentFacts, encode_header_frame,
+    judge_archive, sha256_hex,
 };
 use walden_pg::{ArchiveFileName, TimelineHistory, TimelineId};
 use walden_store::{
@@ -141,19 +141,25 @@ impl Archiver {
 
     async fn push_file(&self, path: &Path, data: Option<&DataDirectory>) -> Result<PushReport> {
         let file = WalFile::open(path)?;
-        let incarnation = file.incarnation(data)?;
-        let mut authority = Authority::obtain(&self.ctx, incarnation).await?;
-        judge_archive(&file.incoming(), Some(&authority.record))?;
-        refuse_restored(&authority.record, data)?;
-        if let Some(timeline) = file.needs_history() {
-            self.ensure_history(&mut authority, timeline, path, &file).await?;
-        }
+        let mut authority = self.admit(&file, data).await?;
         let store = self.ctx.store.with_conditional_create(authority.conditional_create);
         let report = self.store_file(&store, &authority.record, file).await?;
         if let Ok(ArchiveFileName::History(timeline)) = report.name.parse() {
             authority.add_history(&self.ctx, timeline, &report.sha256);
         }
         Ok(report)
+    }
+
+    /// Everything that is asked before a file is read: whether it may be archived here at all.
+    async fn admit(&self, file: &WalFile, data: Option<&DataDirectory>) -> Result<Authority> {
+        let incarnation = file.incarnation(data)?;
+        let mut authority = Authority::obtain(&self.ctx, incarnation).await?;
+        judge_archive(&file.incoming(), Some(&authority.record))?;
+        refuse_restored(&authority.record, data)?;
+        if let Some(timeline) = file.needs_history() {
+            self.ensure_history(&mut authority, timeline, &file.path, file).await?;
+        }
+        Ok(authority)
     }
 
     async fn store_file(
@@ -163,37 +169,14 @@ impl Archiver {
         file: WalFile,
     ) -> Result<PushReport> {
         let started = tokio::time::Instant::now();
-        let (name, bytes, path, facts) = (file.name, file.bytes, file.path.clone(), file.facts);
-        let key = self.ctx.layout().incarnation(record.incarnation()).archive_file(name);
-        let indexing = Indexing::prepare(&self.ctx, record, name, &path).filter(|_| facts.is_some());
-        let (Sealed { object, index }, indexing) = self.seal(record, file, indexing).await?;
-        let mut stored_bytes = (object.object_bytes(), object.header().index_bytes);
-        let outcome = match store.create_once(&key, &object, &self.ctx.budget()).await? {
-            CreateOutcome::Created => PushOutcome::Stored,
-            CreateOutcome::AlreadyStored(existing) => {
-                stored_bytes = existing.header().map_or(stored_bytes, stored_sizes);
-                PushOutcome::AlreadyStored
-            }
-            CreateOutcome::Conflict(existing) => {
-                let error = conflict(&key, &existing, object.header());
-                let comparable = existing.header().is_some_and(|header| header.name == name.to_string());
-                let Some(facts) = facts.filter(|_| comparable) else { return Err(error) };
-                if !same_up_to_fork(&self.ctx, store, &key, name, &path, facts).await? {
-                    return Err(error);
-                }
-                // Whoever left the timeline here has nothing to remember of it.
-                return Ok(report(name, PushOutcome::AlreadyStored, &key, bytes, &object, index.as_ref()));
-            }
-        };
-        let report = report(name, outcome, &key, bytes, &object, index.as_ref());
-        if let Some(damage) = &report.damage {
-            let place = damage.places.first();
-            tracing::error!(
-                segment = %name, places = damage.count, lsn = ?place.map(|place| place.lsn),
-                what = place.map(|place| place.what.as_str()), "the segment is damaged, and archived as it is"
-            );
-        }
-        if let (Some(index), Some(indexing), ArchiveFileName::Segment(segment)) = (index, indexing, name) {
+        let origin = Origin::of(&file);
+        let indexing = Indexing::prepare(&self.ctx, record, origin.name, &origin.path)
+            .filter(|_| origin.facts.is_some());
+        let (sealed, indexing) = self.seal(record, file, indexing).await?;
+        let Committed { report, stored_bytes } = self.commit(store, record, &origin, &sealed).await?;
+        if let (Some(index), Some(indexing), Some(stored_bytes), ArchiveFileName::Segment(segment)) =
+            (sealed.index, indexing, stored_bytes, origin.name)
+        {
             let known = indexing.remember(&self.ctx, record.incarnation(), index, stored_bytes);
             if indexing.may_complete(segment) {
                 // What is left of the push's time, so that this can't make a push late whose segment is stored.
@@ -204,6 +187,59 @@ impl Archiver {
         Ok(report)
     }
 
+    /// Writes a sealed file under its name, once, and settles what it means when the name is taken.
+    async fn commit(
+        &self,
+        store: &Store,
+        record: &IncarnationRecord,
+        origin: &Origin,
+        Sealed { object, index }: &Sealed,
+    ) -> Result<Committed> {
+        let name = origin.name;
+        let key = self.ctx.layout().incarnation(record.incarnation()).archive_file(name);
+        let mut stored_bytes = (object.object_bytes(), object.header().index_bytes);
+        let outcome = match store.create_once(&key, object, &self.ctx.budget()).await? {
+            CreateOutcome::Created => PushOutcome::Stored,
+            CreateOutcome::AlreadyStored(existing) => {
+                stored_bytes = existing.header().map_or(stored_bytes, stored_sizes);
+                PushOutcome::AlreadyStored
+            }
+            CreateOutcome::Conflict(existing) => {
+                let error = conflict(&key, &existing, object.header());
+                let comparable = existing.header().is_some_and(|header| header.name == name.to_string());
+                let Some(facts) = origin.facts.filter(|_| comparable) else { return Err(error) };
+                if !same_up_to_fork(&self.ctx, store, &key, name, &origin.path, facts).await? {
+                    return Err(error);
+                }
+                let outcome = PushOutcome::AlreadyStored;
+                let report = report(name, outcome, &key, origin.bytes, object, index.as_ref());
+                // Whoever left the timeline here has nothing to remember of it.
+                return Ok(Committed { report, stored_bytes: None });
+            }
+        };
+        let report = report(name, outcome, &key, origin.bytes, object, index.as_ref());
+        if let Some(damage) = &report.damage {
+            let place = damage.places.first();
+            tracing::error!(
+                segment = %name, places = damage.count, lsn = ?place.map(|place| place.lsn),
+                what = place.map(|place| place.what.as_str()), "the segment is damaged, and archived as it is"
+            );
+        }
+        Ok(Committed { report, stored_bytes: Some(stored_bytes) })
+    }
+
+    /// The writer's part of the header of a file's object.
+    fn header_fields(&self, record: &IncarnationRecord, file: &WalFile) -> HeaderFields {
+        HeaderFields {
+            kind: object_kind(file.name),
+            name: file.name.to_string(),
+            server: self.ctx.server.clone(),
+            incarnation: record.incarnation(),
+            writer: self.ctx.writer(&file.instance()),
+            wal: file.wal_identity(),
+        }
+    }
+
     /// Reads and seals a file on another thread. Should the indexer fail on what is in it, it is sealed without an index:
     /// an archive without an index is worth more than a full disk.
     async fn seal(
@@ -212,14 +248,7 @@ impl Archiver {
         file: WalFile,
         indexing: Option<Indexing>,
     ) -> Result<(Sealed, Option<Indexing>)> {
-        let fields = HeaderFields {
-            kind: object_kind(file.name),
-            name: file.name.to_string(),
-            server: self.ctx.server.clone(),
-            incarnation: record.incarnation(),
-            writer: self.ctx.writer(&file.instance()),
-            wal: file.wal_identity(),
-        };
+        let fields = self.header_fields(record, &file);
         let (level, path, without) = (self.level, file.path.clone(), fields.clone());
         let indexes = indexing.is_some();
         let sealing = tokio::task::spawn_blocking(move || {
@@ -282,6 +311,28 @@ impl Archiver {
             ))),
         }
     }
+}
+
+/// What is known of a file once it is sealed and gone.
+#[derive(Debug, Clone)]
+struct Origin {
+    name: ArchiveFileName,
+    path: PathBuf,
+    bytes: u64,
+    facts: Option<SegmentFacts>,
+}
+
+impl Origin {
+    fn of(file: &WalFile) -> Self {
+        Self { name: file.name, path: file.path.clone(), bytes: file.bytes, facts: file.facts }
+    }
+}
+
+/// What [`Archiver::commit`] did.
+struct Committed {
+    report: PushReport,
+    /// The size of the object that has the name now, and of its index frame; `None` when it holds another file.
+    stored_bytes: Option<(u64, u64)>,
 }
 
 fn internal(error: &tokio::task::JoinError) -> EngineError {

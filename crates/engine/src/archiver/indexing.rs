@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use walden_core::index::{IndexerOptions, Rollup, RollupEntry, SegmentIndex, SegmentIndexer, TouchedBlocks};
 use walden_core::{Incarnation, IncarnationRecord, sha256_hex};
-use walden_pg::{ArchiveFileName, SegmentName, TimelineHistory, TimelineId};
+use walden_pg::{ArchiveFileName, SegmentId, SegmentName, TimelineHistory, TimelineId, WalSegmentSize};
 
 use super::TEXT_BYTES_MAX;
 use crate::catalog::predecessor;
@@ -18,7 +18,7 @@ use crate::fs::{read_if_present, replace_quickly};
 use crate::indexing::entry_of;
 
 /// An index repeats at most so many of the segments before it: a whole LOG directory of 16 MiB segments.
-const SIBLINGS_MAX: usize = 256;
+pub(super) const SIBLINGS_MAX: usize = 256;
 /// The largest file of these that is read, in bytes.
 const FILE_BYTES_MAX: u64 = 64 << 20;
 const TAG: &[u8; 8] = b"WALDENP1";
@@ -43,11 +43,7 @@ impl Indexing {
         path: &Path,
     ) -> Option<Self> {
         let (ArchiveFileName::Segment(name) | ArchiveFileName::Partial(name)) = name else { return None };
-        let options = IndexerOptions {
-            system_id: Some(record.system_id),
-            major: Some(record.major),
-            ..IndexerOptions::new(record.segment_size)
-        };
+        let options = options_for(record.incarnation(), record.segment_size);
         let incarnation = record.incarnation();
         let memory = Memory::read(ctx, incarnation, name.timeline());
         let mut indexing = Self { name, options, memory, parent: None };
@@ -59,12 +55,7 @@ impl Indexing {
 
     /// The first segment of a timeline goes on where one of its parent ended.
     fn find_parent(&self, ctx: &Context, incarnation: Incarnation, path: &Path) -> Option<Memory> {
-        let timeline = self.name.timeline();
-        let beside = path.with_file_name(ArchiveFileName::History(timeline).to_string());
-        let bytes = read_if_present(&beside, TEXT_BYTES_MAX).ok()??;
-        let history = TimelineHistory::parse(timeline, &bytes).ok()?;
-        let id = self.name.id(self.options.segment_size).ok()?;
-        let before = predecessor(&BTreeMap::from([(timeline, history)]), self.options.segment_size, id)?;
+        let before = parents_segment(path, self.name, self.options.segment_size)?;
         let memory = Memory::read(ctx, incarnation, before.timeline)?;
         (memory.index.segment == before.name(self.options.segment_size)).then_some(memory)
     }
@@ -130,8 +121,26 @@ impl Indexing {
     }
 }
 
+/// What the indexer of a segment of this incarnation is to expect.
+pub(super) fn options_for(incarnation: Incarnation, segment_size: WalSegmentSize) -> IndexerOptions {
+    IndexerOptions {
+        system_id: Some(incarnation.system_id),
+        major: Some(incarnation.major),
+        ..IndexerOptions::new(segment_size)
+    }
+}
+
+/// The segment from which records reach into this one, by the history of its timeline that lies beside the file.
+pub(super) fn parents_segment(path: &Path, name: SegmentName, size: WalSegmentSize) -> Option<SegmentId> {
+    let timeline = name.timeline();
+    let beside = path.with_file_name(ArchiveFileName::History(timeline).to_string());
+    let bytes = read_if_present(&beside, TEXT_BYTES_MAX).ok()??;
+    let history = TimelineHistory::parse(timeline, &bytes).ok()?;
+    predecessor(&BTreeMap::from([(timeline, history)]), size, name.id(size).ok()?)
+}
+
 /// What is left of an index when only the next push is to read it.
-fn without_contents(index: SegmentIndex) -> SegmentIndex {
+pub(super) fn without_contents(index: SegmentIndex) -> SegmentIndex {
     SegmentIndex {
         events: Vec::new(),
         blocks: TouchedBlocks::default(),
@@ -144,15 +153,15 @@ fn without_contents(index: SegmentIndex) -> SegmentIndex {
 
 /// What was pushed last on a timeline.
 #[derive(Debug, Clone)]
-struct Memory {
+pub(super) struct Memory {
     /// Its siblings are all segments of its LOG directory that are known, and not only those of the object's index.
-    index: SegmentIndex,
-    object_bytes: u64,
-    index_bytes: u64,
+    pub(super) index: SegmentIndex,
+    pub(super) object_bytes: u64,
+    pub(super) index_bytes: u64,
 }
 
 impl Memory {
-    fn read(ctx: &Context, incarnation: Incarnation, timeline: TimelineId) -> Option<Self> {
+    pub(super) fn read(ctx: &Context, incarnation: Incarnation, timeline: TimelineId) -> Option<Self> {
         let file = state_file(ctx, incarnation, timeline, "index")?;
         let bytes = checked(&file)?;
         let (sizes, index) = bytes.split_at_checked(16)?;
@@ -166,12 +175,12 @@ impl Memory {
     }
 
     /// What is known of the segments of its LOG directory, itself included, in rising order.
-    fn entries(&self) -> impl Iterator<Item = RollupEntry> + '_ {
+    pub(super) fn entries(&self) -> impl Iterator<Item = RollupEntry> + '_ {
         let own = entry_of(&self.index, self.object_bytes, self.index_bytes);
         self.index.siblings.iter().copied().chain(own)
     }
 
-    fn write(mut self, ctx: &Context, incarnation: Incarnation, known: Vec<RollupEntry>) {
+    pub(super) fn write(mut self, ctx: &Context, incarnation: Incarnation, known: Vec<RollupEntry>) {
         let Some(file) = state_file(ctx, incarnation, self.index.segment.timeline(), "index") else { return };
         let own = self.index.segment.id(self.index.segment_size).map(|id| id.number).ok();
         self.index.siblings = known.into_iter().filter(|entry| Some(entry.number) != own).collect();

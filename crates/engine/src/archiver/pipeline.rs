@@ -2,21 +2,42 @@
 //!
 //! A [`Pipeline`] does what [`Archiver::push_from`] does, for several files at the same time and within limits. Every
 //! check that a single push makes is made here, and nothing is reported before it is durable.
+//!
+//! A segment is read once, into chunks of memory that is reserved for it before. Its records are looked at in the order
+//! of the WAL: what reaches from one segment into the next goes from hand to hand in memory (see `lane`), so that the
+//! indexes are those that pushes one by one would have made. Hashing and compressing keep to nobody's order; each chunk
+//! that was compressed makes room for compressed bytes, and what is not needed goes back at once.
+//!
+//! Who waits for whom: a call waits at the gate until a place and memory are free, and takes its turn before the next one
+//! passes. From there on it waits only for calls that passed before it, and keeps no thread while it does: so there is
+//! always one that can go on.
 
+mod behind;
 mod identity;
+mod job;
+mod lane;
 
 use std::num::NonZeroU32;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::Semaphore;
-use walden_core::ErrorKind;
-use walden_store::CompressionLevel;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+use walden_core::index::SegmentIndex;
+use walden_core::{ErrorKind, IncarnationRecord};
+use walden_pg::ArchiveFileName;
+use walden_store::{CHUNK_BYTES, ChunkPool, CompressionLevel, IdentityHash, Sealer, Store};
 
+use self::behind::Behind;
 pub use self::identity::{FileIdentity, STAMPS_SETTLED_AFTER};
-use super::{Archiver, PushReport};
+use self::job::{Compressed, Job, Memory, changed};
+use self::lane::{Carrier, Lanes, Turn};
+use super::indexing::options_for;
+use super::wal_file::{Sealed, WalFile, seal_failed};
+use super::{Archiver, Committed, Origin, PushReport, internal};
+use crate::authority::Authority;
 use crate::data_directory::DataDirectory;
 use crate::error::{EngineError, Result};
 
@@ -67,7 +88,7 @@ pub struct Pushed {
 /// Where the time of one push went: time on the clock, not of the processor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SegmentTimings {
-    /// Until its turn came, and memory was free for it.
+    /// Until its turn came, memory was free for it, and everything was known that had to be asked before.
     pub wait: Duration,
     /// Reading the file.
     pub read: Duration,
@@ -112,81 +133,299 @@ pub struct Pipeline {
 
 struct Shared {
     archiver: Archiver,
-    in_flight: Semaphore,
+    pool: ChunkPool,
+    lanes: Arc<Lanes>,
+    behind: Arc<Behind>,
+    /// Held while waiting for a place and for memory, so that those who wait come in the order of their calls.
+    gate: tokio::sync::Mutex<()>,
+    in_flight: Arc<Semaphore>,
+    sealers: Arc<Semaphore>,
+    /// Compressors that nobody uses.
+    idle: Mutex<Vec<Sealer>>,
+    counts: Counts,
+}
+
+#[derive(Default)]
+struct Counts {
     waiting: AtomicU64,
     sealing: AtomicU64,
+    sending: AtomicU64,
     sealed: AtomicU64,
     plain_bytes: AtomicU64,
     stored_bytes: AtomicU64,
+    seal_nanos: AtomicU64,
+    send_nanos: AtomicU64,
+}
+
+/// A segment that passed the gate.
+struct Entered {
+    file: WalFile,
+    identity: FileIdentity,
+    turn: Turn,
+    carrier: Carrier,
+    memory: Memory,
+    level: CompressionLevel,
+    place: OwnedSemaphorePermit,
+}
+
+/// What passed the gate.
+enum Passed {
+    Segment(Box<Entered>),
+    /// A file that is no segment of a timeline, and small or rare.
+    Other,
 }
 
 impl Pipeline {
     /// A pipeline over an archiver, whose own compression level is not used.
     #[must_use]
     pub fn new(archiver: Archiver, limits: PipelineLimits) -> Self {
-        let in_flight = Semaphore::new(limits.in_flight.get() as usize);
+        let behind = Behind::new();
+        let lanes = Lanes::new(archiver.ctx.clone(), Arc::clone(&behind));
+        let semaphore = |permits: NonZeroU32| Arc::new(Semaphore::new(permits.get().min(1 << 16) as usize));
         let shared = Shared {
             archiver,
-            in_flight,
-            waiting: AtomicU64::new(0),
-            sealing: AtomicU64::new(0),
-            sealed: AtomicU64::new(0),
-            plain_bytes: AtomicU64::new(0),
-            stored_bytes: AtomicU64::new(0),
+            pool: ChunkPool::new(limits.memory_bytes),
+            lanes,
+            behind,
+            gate: tokio::sync::Mutex::const_new(()),
+            in_flight: semaphore(limits.in_flight),
+            sealers: semaphore(limits.sealers),
+            idle: Mutex::default(),
+            counts: Counts::default(),
         };
         Self { shared: Arc::new(shared) }
     }
 
-    /// Archives a file of a data directory, as [`Archiver::push_from`] does. Many calls may be made at once; they are
-    /// begun in the order in which they were first polled, which is best the order of the WAL.
+    /// Archives a file of a data directory, as [`Archiver::push_from`] does. Many calls may be made at once; they begin
+    /// in the order in which they were first polled, which should be the order of the WAL: then every segment's index is
+    /// joined to the one before. Files that are no segments wait for nobody.
     ///
     /// May be given up at any time by dropping the future: the object is then in the archive or not.
     ///
     /// # Errors
     /// As [`Archiver::push`]; and of kind `invalid` when the file changed while it was read, by its stamps.
     pub async fn push(&self, path: &Path, data: &DataDirectory, level: CompressionLevel) -> Result<Pushed> {
-        let shared = &self.shared;
-        let waiting = Counted::new(&shared.waiting);
-        let asked = tokio::time::Instant::now();
-        let closed = |_| EngineError::failed(ErrorKind::Internal, "the pipeline is closed".to_owned());
-        let _slot = shared.in_flight.acquire().await.map_err(closed)?;
+        let asked = Instant::now();
+        let waiting = Counted::new(&self.shared.counts.waiting);
+        let passed = self.pass(path, level).await?;
         drop(waiting);
-        let sealing = Counted::new(&shared.sealing);
-        let wait = asked.elapsed();
-        let file = settled(path).await?;
-        let started = tokio::time::Instant::now();
-        let archiver = shared.archiver.clone().with_level(level);
-        let report = archiver.push_from(path, data).await?;
-        if look(path)? != file {
-            return Err(changed(path));
+        match passed {
+            Passed::Segment(entered) => self.push_segment(*entered, data, asked).await,
+            Passed::Other => self.push_other(path, data, level, asked).await,
         }
-        drop(sealing);
-        shared.sealed.fetch_add(1, Ordering::Relaxed);
-        shared.plain_bytes.fetch_add(report.bytes, Ordering::Relaxed);
-        shared.stored_bytes.fetch_add(report.stored_bytes, Ordering::Relaxed);
-        let timings = SegmentTimings { wait, send: started.elapsed(), ..SegmentTimings::default() };
-        Ok(Pushed { report, file, timings, level })
     }
 
     /// What it is doing, and what it did up to now.
     #[must_use]
     pub fn load(&self) -> PipelineLoad {
-        let shared = &self.shared;
+        let counts = &self.shared.counts;
         let get = |number: &AtomicU64| number.load(Ordering::Relaxed);
         PipelineLoad {
-            waiting: get(&shared.waiting),
-            sealing: get(&shared.sealing),
-            sealed: get(&shared.sealed),
-            plain_bytes: get(&shared.plain_bytes),
-            stored_bytes: get(&shared.stored_bytes),
-            ..PipelineLoad::default()
+            waiting: get(&counts.waiting),
+            sealing: get(&counts.sealing),
+            sending: get(&counts.sending),
+            memory_reserved: self.shared.pool.reserved_bytes(),
+            sealed: get(&counts.sealed),
+            plain_bytes: get(&counts.plain_bytes),
+            stored_bytes: get(&counts.stored_bytes),
+            seal_time: Duration::from_nanos(get(&counts.seal_nanos)),
+            send_time: Duration::from_nanos(get(&counts.send_nanos)),
         }
     }
 
     /// Returns when what is left to do behind the pushes that ended is done: writing the memory for the pushes of other
     /// processes, and the rollups of directories that were completed. All of that may be lost without harm.
-    #[expect(clippy::unused_async, reason = "nothing is left behind yet")]
-    pub async fn settle(&self) {}
+    pub async fn settle(&self) {
+        self.shared.lanes.write_memories();
+        self.shared.behind.settled().await;
+    }
+
+    /// Returns memory to the system that is only kept for what comes next.
+    pub fn trim(&self) {
+        self.shared.pool.trim();
+        self.shared.idle().clear();
+    }
+
+    /// Waits for a place and, for a segment, for memory; then takes its turn.
+    async fn pass(&self, path: &Path, level: CompressionLevel) -> Result<Passed> {
+        let shared = &self.shared;
+        let closed = |_| EngineError::failed(ErrorKind::Internal, "the pipeline is closed".to_owned());
+        let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
+        let Some(ArchiveFileName::Segment(segment)) = name else {
+            // A history comes before the segments that need it: it waits for none of them.
+            return Ok(Passed::Other);
+        };
+        let _gate = shared.gate.lock().await;
+        let place = Arc::clone(&shared.in_flight).acquire_owned().await.map_err(closed)?;
+        let file = WalFile::open(path)?;
+        // Without readable facts nothing is known of its place in the WAL.
+        let Some(facts) = file.facts else { return Ok(Passed::Other) };
+        let Ok(id) = segment.id(facts.segment_size) else { return Ok(Passed::Other) };
+        let incarnation = file.incarnation(None)?;
+        let identity = file.identity;
+        let whole = u32::try_from(file.bytes.div_ceil(CHUNK_BYTES as u64)).unwrap_or(u32::MAX);
+        let wanted = whole.saturating_add(SPARE_CHUNKS);
+        let reserved = shared.pool.reserve(wanted).await;
+        let memory = if wanted > shared.pool.chunks() {
+            Memory::Streamed(reserved)
+        } else {
+            Memory::Whole { reserved, chunks: Vec::with_capacity(whole as usize) }
+        };
+        let (turn, carrier) = shared.lanes.enter(incarnation, id, facts.segment_size, path);
+        Ok(Passed::Segment(Box::new(Entered { file, identity, turn, carrier, memory, level, place })))
+    }
+
+    async fn push_segment(&self, entered: Entered, data: &DataDirectory, asked: Instant) -> Result<Pushed> {
+        let Entered { file, identity, turn, carrier, memory, level, place } = entered;
+        let shared = &self.shared;
+        let archiver = &shared.archiver;
+        let sealing = Counted::new(&shared.counts.sealing);
+        let Authority { record, conditional_create, .. } = &archiver.admit(&file, Some(data)).await?;
+        let store = archiver.ctx.store.with_conditional_create(*conditional_create);
+        settle(&file, identity).await?;
+        let wait = asked.elapsed();
+        let (origin, fields) = (Origin::of(&file), archiver.header_fields(record, &file));
+        let job = Job {
+            segment: turn.segment(),
+            options: options_for(record.incarnation(), record.segment_size),
+            timings: SegmentTimings { wait, ..SegmentTimings::default() },
+            carrier: Some(carrier),
+            file,
+            identity,
+            level,
+            memory,
+        };
+        let Compressed { frames, index, mut timings } = self.compress(job, &turn).await?;
+        let siblings = turn.siblings().await;
+        let closing = blocking(move || {
+            let index = index.map(|index| SegmentIndex { siblings, ..index });
+            Sealed::close(frames, fields, index)
+        });
+        let sealed = closing.await?;
+        let object_bytes = sealed.object.object_bytes();
+        turn.sealed(sealed.index.as_ref(), object_bytes, sealed.object.header().index_bytes);
+        drop(sealing);
+        shared.counts.count_sealed(&origin, object_bytes, timings);
+        let report = self.send(&store, record, &origin, sealed, turn, &mut timings).await?;
+        drop(place);
+        Ok(Pushed { report, file: identity, timings, level })
+    }
+
+    /// Reads, scans, hashes and compresses, on one thread where that is possible.
+    async fn compress(&self, job: Job, turn: &Turn) -> Result<Compressed> {
+        let (mut job, mut previous) = (job, turn.previous_now());
+        let mut thread = self.thread().await?;
+        if previous.is_none() && matches!(job.memory, Memory::Whole { .. }) {
+            (job, thread) = blocking(move || job.read().map(|job| (job, thread))).await?;
+        }
+        if previous.is_none() {
+            // The one before may need the thread.
+            drop(thread);
+            previous = Some(turn.previous().await);
+            thread = self.thread().await?;
+        }
+        if matches!(job.memory, Memory::Streamed(_)) {
+            self.shared.pool.trim();
+        }
+        let shared = Arc::clone(&self.shared);
+        let work = move || {
+            let _thread = thread;
+            let idle = shared.idle().pop();
+            let mut sealer = match idle {
+                Some(sealer) => sealer,
+                None => Sealer::new(job.level, IdentityHash::Plain).map_err(seal_failed)?,
+            };
+            let compressed = job.complete(previous.flatten().as_deref(), &mut sealer)?;
+            shared.idle().push(sealer);
+            Ok(compressed)
+        };
+        blocking(work).await
+    }
+
+    /// The right to keep a core busy.
+    async fn thread(&self) -> Result<OwnedSemaphorePermit> {
+        let closed = |_| EngineError::failed(ErrorKind::Internal, "the pipeline is closed".to_owned());
+        Arc::clone(&self.shared.sealers).acquire_owned().await.map_err(closed)
+    }
+
+    /// Sends an object, and notes what is durable then.
+    async fn send(
+        &self,
+        store: &Store,
+        record: &IncarnationRecord,
+        origin: &Origin,
+        sealed: Sealed,
+        turn: Turn,
+        timings: &mut SegmentTimings,
+    ) -> Result<PushReport> {
+        let counts = &self.shared.counts;
+        let _sending = Counted::new(&counts.sending);
+        let begun = Instant::now();
+        let committed = self.shared.archiver.commit(store, record, origin, &sealed).await;
+        timings.send = begun.elapsed();
+        counts.send_nanos.fetch_add(nanos(timings.send), Ordering::Relaxed);
+        let Committed { report, stored_bytes } = committed?;
+        if let (Some(index), Some(stored_bytes)) = (sealed.index, stored_bytes) {
+            turn.durable(record, index, stored_bytes);
+        }
+        Ok(report)
+    }
+
+    /// Pushes a file by itself.
+    async fn push_other(
+        &self,
+        path: &Path,
+        data: &DataDirectory,
+        level: CompressionLevel,
+        asked: Instant,
+    ) -> Result<Pushed> {
+        let sending = Counted::new(&self.shared.counts.sending);
+        // A partial segment goes on from what was pushed last, by the memory for all processes.
+        self.shared.lanes.write_memories();
+        let file = WalFile::open(path)?;
+        if file.facts.is_some() {
+            self.shared.behind.settled().await;
+        }
+        let identity = file.identity;
+        settle(&file, identity).await?;
+        let begun = Instant::now();
+        let archiver = self.shared.archiver.clone().with_level(level);
+        let report = archiver.push_from(path, data).await?;
+        if look(path)? != identity {
+            return Err(changed(path));
+        }
+        drop(sending);
+        let timings =
+            SegmentTimings { wait: begun - asked, send: begun.elapsed(), ..SegmentTimings::default() };
+        Ok(Pushed { report, file: identity, timings, level })
+    }
+}
+
+impl Shared {
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Sealer>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Counts {
+    fn count_sealed(&self, origin: &Origin, object_bytes: u64, timings: SegmentTimings) {
+        let SegmentTimings { read, scan, hash, compress, .. } = timings;
+        self.sealed.fetch_add(1, Ordering::Relaxed);
+        self.plain_bytes.fetch_add(origin.bytes, Ordering::Relaxed);
+        self.stored_bytes.fetch_add(object_bytes, Ordering::Relaxed);
+        self.seal_nanos.fetch_add(nanos(read + scan + hash + compress), Ordering::Relaxed);
+    }
+}
+
+/// Besides the chunks for the plain bytes: what is begun of the compressed ones before the first of those is free.
+const SPARE_CHUNKS: u32 = 2;
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| internal(&error))?
 }
 
 /// A number that is one higher as long as this lives.
@@ -210,33 +449,16 @@ fn look(path: &Path) -> Result<FileIdentity> {
     Ok(FileIdentity::of(&metadata))
 }
 
-/// A file that is written to again and again is given up after so many looks.
-const LOOKS_MAX: u32 = 10;
-
-/// The identity of a file once a later write would change it.
-async fn settled(path: &Path) -> Result<FileIdentity> {
-    let mut file = look(path)?;
-    for _ in 0..LOOKS_MAX {
-        #[expect(clippy::disallowed_methods, reason = "the kernel takes the stamps from this clock")]
-        let wait = file.settles_in(SystemTime::now());
-        if wait.is_zero() {
-            return Ok(file);
-        }
+/// Waits until a later write to the file would change its stamps. It must not change meanwhile: what was read of it
+/// already would be of another one.
+async fn settle(file: &WalFile, identity: FileIdentity) -> Result<()> {
+    #[expect(clippy::disallowed_methods, reason = "the kernel takes the stamps from this clock")]
+    let wait = identity.settles_in(SystemTime::now());
+    if !wait.is_zero() {
         tokio::time::sleep(wait).await;
-        let again = look(path)?;
-        // Left alone for so long, whatever the clock says.
-        if again == file {
-            return Ok(file);
+        if look(&file.path)? != identity {
+            return Err(changed(&file.path));
         }
-        file = again;
     }
-    Err(changed(path))
-}
-
-fn changed(path: &Path) -> EngineError {
-    let path: PathBuf = path.into();
-    EngineError::failed(
-        ErrorKind::Invalid,
-        format!("the file changed while it was read path={}", path.display()),
-    )
+    Ok(())
 }

@@ -11,10 +11,13 @@ use walden_core::{
     ErrorKind, INDEX_BYTES_MAX, Incarnation, Incoming, SegmentFacts, WalIdentity, judge_archive,
 };
 use walden_pg::{ArchiveFileName, SegmentHeader, TimelineHistory, TimelineId};
-use walden_store::{CompressionLevel, HeaderFields, IdentityHash, SealError, SealedObject, Sealer};
+use walden_store::{
+    CompressionLevel, Contents, HeaderFields, IdentityHash, SealError, SealedFrames, SealedObject, Sealer,
+};
 
 use super::TEXT_BYTES_MAX;
 use super::indexing::Indexing;
+use super::pipeline::FileIdentity;
 use crate::data_directory::DataDirectory;
 use crate::error::{EngineError, Result};
 use crate::fs::read_if_present;
@@ -30,6 +33,8 @@ pub(super) struct WalFile {
     pub(super) name: ArchiveFileName,
     pub(super) bytes: u64,
     pub(super) modified: SystemTime,
+    /// As the file was when it was opened, before anything of it was read.
+    pub(super) identity: FileIdentity,
     pub(super) facts: Option<SegmentFacts>,
 }
 
@@ -54,6 +59,7 @@ impl WalFile {
             name,
             bytes: metadata.len(),
             modified: metadata.modified().map_err(failed)?,
+            identity: FileIdentity::of(&metadata),
             facts: None,
         };
         if opened.name.is_segment_sized() {
@@ -167,10 +173,11 @@ impl WalFile {
     pub(super) fn seal(
         mut self,
         level: CompressionLevel,
-        mut fields: HeaderFields,
+        fields: HeaderFields,
         indexing: Option<&Indexing>,
     ) -> Result<Sealed> {
         let mut sealer = Sealer::new(level, IdentityHash::Plain).map_err(seal_failed)?;
+        sealer.start_with(level, IdentityHash::Plain, self.contents(), None).map_err(seal_failed)?;
         sealer.begin_frame(self.bytes).map_err(seal_failed)?;
         let mut indexer = indexing.and_then(Indexing::begin);
         let mut buffer = vec![0; READ_BYTES];
@@ -194,14 +201,12 @@ impl WalFile {
         if let (Some(index), Some(indexing)) = (&mut index, indexing) {
             index.siblings = indexing.siblings();
         }
-        if let (Some(index), Some(wal)) = (&index, &mut fields.wal) {
-            wal.summary = Some(index.summary);
-        }
-        // An index that does not fit would only be missed; the segment would be missing.
-        let encoded =
-            index.as_ref().map(SegmentIndex::encode).filter(|encoded| encoded.len() <= INDEX_BYTES_MAX);
-        let object = sealer.finish(fields, encoded.as_deref()).map_err(seal_failed)?;
-        Ok(Sealed { object, index })
+        Sealed::close(sealer.take_frames().map_err(seal_failed)?, fields, index)
+    }
+
+    /// What the compressor may count on.
+    pub(super) fn contents(&self) -> Contents {
+        if self.facts.is_some() { Contents::Wal } else { Contents::Any }
     }
 }
 
@@ -213,7 +218,25 @@ pub(super) struct Sealed {
     pub(super) index: Option<SegmentIndex>,
 }
 
-fn seal_failed(error: SealError) -> EngineError {
+impl Sealed {
+    /// Closes an object whose frames are made, with the index of what is in it.
+    pub(super) fn close(
+        frames: SealedFrames,
+        mut fields: HeaderFields,
+        index: Option<SegmentIndex>,
+    ) -> Result<Self> {
+        if let (Some(index), Some(wal)) = (&index, &mut fields.wal) {
+            wal.summary = Some(index.summary);
+        }
+        // An index that does not fit would only be missed; the segment would be missing.
+        let encoded =
+            index.as_ref().map(SegmentIndex::encode).filter(|encoded| encoded.len() <= INDEX_BYTES_MAX);
+        let object = frames.into_object(fields, encoded.as_deref()).map_err(seal_failed)?;
+        Ok(Self { object, index })
+    }
+}
+
+pub(super) fn seal_failed(error: SealError) -> EngineError {
     match error {
         SealError::Length { announced, given } => EngineError::failed(
             ErrorKind::Invalid,

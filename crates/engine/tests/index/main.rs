@@ -8,5 +8,6 @@
 )]
 
 mod large;
+mod pipeline;
 mod real;
 mod support;
