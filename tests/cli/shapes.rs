@@ -3,6 +3,7 @@
 
 #![expect(dead_code, reason = "the fields are there to be demanded")]
 
+mod agent;
 mod plan;
 
 use std::collections::BTreeMap;
@@ -10,6 +11,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+pub(crate) use self::agent::{AgentStatus, AgentStop, NoAgent};
 pub(crate) use self::plan::{Plan, Required, Target};
 
 #[derive(Debug, Deserialize)]
@@ -549,6 +551,7 @@ pub(crate) struct Backup {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Seconds {
+    pub(crate) giving_way: f64,
     pub(crate) checking: f64,
     pub(crate) checkpoint: f64,
     pub(crate) copying: f64,
@@ -695,6 +698,9 @@ pub(crate) fn read_example(form: &str, document: &str) {
         "Window" => drop(read::<Window>(document)),
         "Plan" => drop(read::<Plan>(document)),
         "Restore" => drop(read::<Restore>(document)),
+        "AgentStatus" => drop(read::<AgentStatus>(document)),
+        "AgentStop" => drop(read::<AgentStop>(document)),
+        "NoAgent" => drop(read::<NoAgent>(document)),
         "Version" => drop(read::<Version>(document)),
         other => panic!("no such form: {other}"),
     }

@@ -1,5 +1,6 @@
 //! The command line, as clap parses it. Nothing is decided here: settings go through [`crate::config`].
 
+mod agent;
 mod find;
 mod help;
 mod hooks;
@@ -12,12 +13,15 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use walden_core::{Incarnation, Setting};
+use walden_engine::Niceness;
 use walden_engine::restore::TablespaceMapping;
 use walden_pg::TimelineId;
 
+pub(crate) use self::agent::{AgentArgs, AgentRunArgs, AgentVerb};
 pub(crate) use self::find::WalFindArgs;
 use self::target::parse_timeline_id;
 pub(crate) use self::target::{TargetArgs, default_action};
+use crate::config::MaxRate;
 use crate::failure::Failure;
 
 const COMMON: &str = "Common options";
@@ -162,6 +166,9 @@ pub(crate) enum Verb {
     /// Restore to a moment, into an empty data directory
     #[command(long_about = help::RESTORE, after_help = help::RESTORE_EXAMPLES)]
     Restore(Box<RestoreArgs>),
+    /// Archive and fetch ahead of PostgreSQL's calls, in the background
+    #[command(long_about = help::AGENT, after_help = help::AGENT_EXAMPLES)]
+    Agent(Box<AgentArgs>),
     /// Print the completions for a shell
     #[command(after_help = help::COMPLETIONS_EXAMPLES)]
     Completions {
@@ -381,6 +388,15 @@ pub(crate) struct BackupCreateArgs {
     /// How many files to read at once; one per core unless set [env: WALDEN_JOBS]
     #[arg(long, value_name = "N")]
     pub(crate) jobs: Option<u32>,
+    /// Most bytes per second sent to the store, such as 50MB
+    #[arg(long, value_name = "RATE", value_parser = parse_rate)]
+    pub(crate) max_rate: Option<MaxRate>,
+    /// Most bytes per second read from the data directory, such as 100MB
+    #[arg(long, value_name = "RATE", value_parser = parse_rate)]
+    pub(crate) max_read_rate: Option<MaxRate>,
+    /// Run at a lower priority on the processor: 0 to 19, where 19 gives way to everything else
+    #[arg(long, value_name = "N")]
+    pub(crate) nice: Option<Niceness>,
 }
 
 /// How a backup begins.
@@ -449,6 +465,9 @@ pub(crate) struct RestoreArgs {
     /// How many files to write at once; one per core unless set [env: WALDEN_JOBS]
     #[arg(long, value_name = "N")]
     pub(crate) jobs: Option<u32>,
+    /// Most bytes per second fetched from the store, such as 50MB; replay has the agent's limit
+    #[arg(long, value_name = "RATE", value_parser = parse_rate)]
+    pub(crate) max_rate: Option<MaxRate>,
     /// Start the server and wait until it has reached the target
     #[arg(long, help_heading = START)]
     pub(crate) start: bool,
@@ -484,6 +503,11 @@ fn parse_setting(text: &str) -> Result<Setting, String> {
         }
         _ => Err("write NAME=VALUE".to_owned()),
     }
+}
+
+fn parse_rate(text: &str) -> Result<MaxRate, String> {
+    let text = serde::de::value::StrDeserializer::<serde::de::value::Error>::new(text);
+    serde::Deserialize::deserialize(text).map_err(|error| error.to_string())
 }
 
 fn parse_span(text: &str) -> Result<Duration, String> {

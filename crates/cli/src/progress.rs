@@ -12,14 +12,14 @@ const COUNT_OPEN: &str = "{msg:<22} {spinner} {human_pos}  {elapsed}";
 /// How often a bar moves although nothing was done, in milliseconds.
 const TICK_MILLISECONDS: u64 = 200;
 
-/// One bar at a time, for the phase under way.
+/// One bar at a time, for the phase under way, with the phase's name.
 #[derive(Debug, Default)]
 pub(crate) struct Bars {
-    bar: Mutex<Option<ProgressBar>>,
+    bar: Mutex<Option<(ProgressBar, String)>>,
 }
 
 impl Bars {
-    fn with<T>(&self, act: impl FnOnce(&mut Option<ProgressBar>) -> T) -> T {
+    fn with<T>(&self, act: impl FnOnce(&mut Option<(ProgressBar, String)>) -> T) -> T {
         act(&mut self.bar.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -37,21 +37,29 @@ impl Progress for Bars {
         bar.set_style(style.progress_chars("=> "));
         bar.set_message(phase.to_owned());
         bar.enable_steady_tick(std::time::Duration::from_millis(TICK_MILLISECONDS));
-        if let Some(before) = self.with(|slot| slot.replace(bar)) {
+        if let Some((before, _)) = self.with(|slot| slot.replace((bar, phase.to_owned()))) {
             before.finish_and_clear();
         }
     }
 
     fn advance(&self, amount: u64) {
         self.with(|slot| {
-            if let Some(bar) = slot {
+            if let Some((bar, _)) = slot {
                 bar.inc(amount);
             }
         });
     }
 
+    fn note(&self, note: Option<&str>) {
+        self.with(|slot| {
+            if let Some((bar, phase)) = slot {
+                bar.set_message(note.unwrap_or(phase).to_owned());
+            }
+        });
+    }
+
     fn end(&self) {
-        if let Some(bar) = self.with(Option::take) {
+        if let Some((bar, _)) = self.with(Option::take) {
             bar.finish_and_clear();
         }
     }

@@ -14,6 +14,7 @@ use walden_store::{HeaderRead, StoreError};
 
 use self::disk::disk_check;
 use self::recovery::{arrival_check, recovery_checks};
+use crate::agent::status_of;
 use crate::catalog::{load_overview, satisfy};
 use crate::context::Context;
 use crate::data_directory::DataDirectory;
@@ -125,7 +126,7 @@ pub async fn check(
     if let Some(data) = data {
         checks.push(marker_check(data, &record)?);
         checks.push(queue_check(data, now)?);
-        checks.push(disk_check(&pressure_on(ctx, data)?));
+        checks.push(disk_check(&pressure_on(ctx, data).await?));
     }
     if let Some(facts) = postgres {
         match facts.system_id.filter(|answered| *answered != record.system_id) {
@@ -189,9 +190,14 @@ async fn store_check(ctx: &Context) -> Result<Check> {
     })
 }
 
-/// The pressure on pg_wal, judged by the dates of its files.
-fn pressure_on(ctx: &Context, data: &DataDirectory) -> Result<WalPressure> {
-    wal_pressure(data, ctx.clock.now())
+/// The pressure on pg_wal: as the agent saw it grow, and without one by the dates of its files.
+async fn pressure_on(ctx: &Context, data: &DataDirectory) -> Result<WalPressure> {
+    let (asking, directory) = (ctx.clone(), data.clone());
+    let told = tokio::task::spawn_blocking(move || status_of(&asking, &directory)?.pressure).await;
+    match told.unwrap_or_default() {
+        Some(pressure) => Ok(pressure),
+        None => wal_pressure(data, ctx.clock.now()),
+    }
 }
 
 fn marker_check(data: &DataDirectory, record: &IncarnationRecord) -> Result<Check> {

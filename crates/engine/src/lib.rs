@@ -20,6 +20,7 @@ mod indexing;
 mod init;
 mod planning;
 mod pressure;
+mod priority;
 mod progress;
 mod rebuild;
 pub mod restore;
@@ -46,6 +47,7 @@ pub use find::{FindReport, find};
 pub use init::{InitReport, InitRequest, init};
 pub use planning::{plan, plan_from, window, window_from};
 pub use pressure::{PressureWatch, WalDirectory, wal_pressure};
+pub use priority::Niceness;
 pub use progress::{NoProgress, Progress, Unit};
 pub use rebuild::{RebuildReport, RebuildRequest, index_rebuild};
 pub use server::{

@@ -15,6 +15,8 @@ pub trait Progress: Send + Sync {
     fn begin(&self, phase: &str, unit: Unit, total: u64);
     /// So much more of the phase is done.
     fn advance(&self, amount: u64);
+    /// Something to tell beside the phase, while it is so; `None` when it is so no more.
+    fn note(&self, _note: Option<&str>) {}
     /// The phase is over.
     fn end(&self);
 }

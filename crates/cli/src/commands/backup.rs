@@ -1,5 +1,7 @@
 //! `walden backup create`, `list` and `show`.
 
+use std::num::NonZeroU64;
+
 use jiff::SignedDuration;
 use serde::Serialize;
 use walden_core::{BackupRecord, ErrorKind};
@@ -9,6 +11,7 @@ use walden_engine::backup::{
 use walden_engine::load_snapshot;
 
 use crate::args::{BackupCreateArgs, CheckpointArg, WhichArgs};
+use crate::config::MaxRate;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::runtime;
@@ -27,9 +30,17 @@ pub(super) fn create(session: &Session, arguments: &BackupCreateArgs) -> Result<
         jobs: usize::try_from(config.jobs.get()).unwrap_or(JOBS_MAX).min(JOBS_MAX),
         level: config.backup.compression_level.0,
         wal_timeout: config.backup.wal_timeout.0,
+        max_read_rate: arguments.max_read_rate.and_then(|rate| NonZeroU64::new(rate.bytes_per_second())),
     };
+    if let Some(niceness) = arguments.nice {
+        // Before there are other threads: they inherit it.
+        niceness.apply().map_err(|error| {
+            Failure::new(ErrorKind::LocalIo, "cannot lower the priority").caused_by(&error)
+        })?;
+    }
     let connection = ConnectionOptions::resolve(arguments.connection.dbname()?)?;
-    let ctx = session.context()?;
+    let max_rate = arguments.max_rate.map(MaxRate::bytes_per_second);
+    let ctx = session.context_at_rate(config.store.operation_timeout(), max_rate)?;
     let report = runtime::run_until_signal(|stop| async {
         Ok(create_backup(&ctx, request, connection, stop).await?)
     })?;

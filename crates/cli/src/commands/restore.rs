@@ -11,6 +11,7 @@ use walden_engine::restore::{
 use super::hook_command::hook_command;
 use super::plan::{self, Planned, Words, render_answer, stop_in_words, target_in_words};
 use crate::args::{ArchiveModeArg, OutputFormat, RestoreArgs};
+use crate::config::MaxRate;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::printer::Verbosity;
@@ -23,7 +24,9 @@ pub(super) fn run(session: &Session, arguments: &RestoreArgs) -> Result<Exit, Fa
     let recovery = arguments.target.request(now, session.effective.rates())?;
     let request = request(session, arguments)?;
     check_target(&request.pgdata)?;
-    let ctx = session.context()?;
+    let max_rate = arguments.max_rate.map(MaxRate::bytes_per_second);
+    let timeout = session.effective.config.store.operation_timeout();
+    let ctx = session.context_at_rate(timeout, max_rate)?;
     let named = arguments.incarnation.incarnation;
     let done = runtime::run_until_signal(|stop| async {
         // The directory to restore into decides nothing: the server's current incarnation, or the one named.

@@ -17,7 +17,8 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use walden_core::ErrorKind;
@@ -119,8 +120,8 @@ impl HttpListener {
     }
 }
 
-async fn connection(
-    stream: TcpStream,
+async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    stream: S,
     source: StatusSource,
     unhealthy_after: Duration,
 ) -> std::result::Result<(), hyper::Error> {
@@ -222,4 +223,132 @@ fn one_line(text: &str) -> String {
     let mut line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     line.push('\n');
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::agent::protocol::AgentFailure;
+    use crate::agent::status::{LastArchived, LastFailure};
+
+    /// The status of an agent that has been running for a day.
+    fn status() -> AgentStatus {
+        let text = include_str!("http/status.json");
+        serde_json::from_str(text).unwrap()
+    }
+
+    fn archived(at: i64, seconds_ago: f64) -> Option<LastArchived> {
+        let (at, name) = (Timestamp::from_second(at).unwrap(), "000000010000000000000007".to_owned());
+        Some(LastArchived { name, at, seconds_ago, bytes: 1 << 24, stored_bytes: 1 << 20, level: 1 })
+    }
+
+    fn failed(at: i64) -> Option<LastFailure> {
+        let failure = AgentFailure {
+            kind: ErrorKind::Denied,
+            message: "could not write\nthe object".to_owned(),
+            causes: Vec::new(),
+            hint: None,
+        };
+        let (at, name) = (Timestamp::from_second(at).unwrap(), "000000010000000000000008".to_owned());
+        Some(LastFailure { name, at, failure })
+    }
+
+    const LIMIT: Duration = Duration::from_mins(10);
+
+    #[test]
+    fn nothing_waiting_is_healthy_whatever_failed_once() {
+        let mut status = status();
+        assert!(health(&status, LIMIT).healthy);
+        status.push.last_failure = failed(1000);
+        status.push.last_archived = archived(500, 9999.0);
+        assert_eq!(health(&status, LIMIT).text, "ok: nothing waits to be archived\n");
+    }
+
+    #[test]
+    fn a_file_that_waits_too_long_is_not_healthy() {
+        let mut status = status();
+        (status.push.queue_files, status.push.unarchived_seconds) = (3, 600.0);
+        let calm = health(&status, LIMIT);
+        assert!(calm.healthy);
+        assert_eq!(calm.text, "ok: files wait to be archived: 3, the oldest for 600 s\n");
+        status.push.unarchived_seconds = 601.0;
+        let health = health(&status, LIMIT);
+        assert!(!health.healthy);
+        assert_eq!(health.text, "files wait to be archived: 3, the oldest for 601 s\n");
+    }
+
+    #[test]
+    fn pushes_that_fail_for_long_are_not_healthy_and_the_body_says_why() {
+        let mut status = status();
+        // The clock was set back: the dates of files say nothing.
+        (status.push.queue_files, status.push.unarchived_seconds) = (1, 0.0);
+        status.push.last_archived = archived(500, 601.0);
+        assert!(health(&status, LIMIT).healthy);
+        status.push.last_failure = failed(1000);
+        let unhealthy = health(&status, LIMIT);
+        assert!(!unhealthy.healthy);
+        assert_eq!(
+            unhealthy.text,
+            "nothing was archived for 601 s; 000000010000000000000008 failed: could not write the object\n"
+        );
+        // It failed before the last success, or the last success is not long ago, or there was none yet.
+        status.push.last_failure = failed(400);
+        assert!(health(&status, LIMIT).healthy);
+        status.push.last_failure = failed(1000);
+        status.push.last_archived = archived(500, 599.0);
+        assert!(health(&status, LIMIT).healthy);
+        status.push.last_archived = None;
+        assert!(!health(&status, LIMIT).healthy, "running for a day, and nothing archived");
+        status.uptime_seconds = 5.0;
+        assert!(health(&status, LIMIT).healthy);
+    }
+
+    /// What a connection answers to `request`, of which the client then sends nothing more.
+    async fn ask(request: &str) -> String {
+        let (mut client, server) = tokio::io::duplex(1 << 20);
+        let served = tokio::spawn(connection(server, Arc::new(status), LIMIT));
+        client.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        let _ = served.await.unwrap();
+        answer
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_are_answered_once_and_without_a_body() {
+        let metrics =
+            ask("GET /metrics HTTP/1.1\r\nhost: x\r\n\r\nGET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").await;
+        assert!(metrics.starts_with("HTTP/1.1 200 OK\r\n"), "{metrics}");
+        assert!(
+            metrics.contains("content-type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n")
+        );
+        assert_eq!(metrics.matches("HTTP/1.1").count(), 1);
+        assert!(metrics.ends_with("# EOF\n"));
+        let head = ask("HEAD /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await;
+        assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && head.ends_with("\r\n\r\n"), "{head}");
+        for (request, code) in [
+            ("GET / HTTP/1.1\r\nhost: x\r\n\r\n", 404),
+            ("DELETE /metrics HTTP/1.1\r\nhost: x\r\n\r\n", 405),
+            ("POST /metrics HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n", 413),
+            ("GET /metrics HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n", 413),
+            ("nonsense\r\n\r\n", 400),
+        ] {
+            let answer = ask(request).await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {code} ")), "{request}: {answer}");
+        }
+        let huge =
+            format!("GET /metrics HTTP/1.1\r\nhost: x\r\ncookie: {}\r\n\r\n", "x".repeat(HEAD_BYTES_MAX));
+        assert!(ask(&huge).await.starts_with("HTTP/1.1 431 "));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_does_not_finish_its_request_is_sent_away() {
+        // On the paused clock this ends only because the head has a deadline.
+        for request in ["", "GET /metrics HTTP/1.1\r\nhost: "] {
+            assert!(!ask(request).await.contains("200 OK"), "{request}");
+        }
+    }
 }

@@ -24,6 +24,7 @@ pub mod spool;
 pub mod status;
 #[cfg(test)]
 mod tests;
+mod told;
 mod watch;
 
 use std::future::Future;
@@ -50,6 +51,7 @@ use self::server::{Calls, Server, ServerParts};
 pub use self::spool::Spool;
 use self::status::AgentCounters;
 pub use self::status::AgentStatus;
+pub use self::told::status_of;
 use crate::archiver::{Archiver, Pipeline, PipelineLimits};
 use crate::context::Context;
 use crate::data_directory::DataDirectory;
@@ -150,6 +152,7 @@ struct StatusParts {
     gets: Arc<Gets>,
     counters: Arc<AgentCounters>,
     pressure: PressureGauge,
+    metrics: Option<SocketAddr>,
     leaving: Leaving,
 }
 
@@ -175,6 +178,7 @@ impl StatusHandle {
             load,
             prefetch: parts.gets.status(),
             store: parts.ctx.store.counters(),
+            metrics: parts.metrics,
             pressure: parts.pressure.last(),
             errors: parts.counters.errors(),
             latencies: parts.counters.latencies(),
@@ -213,7 +217,7 @@ pub async fn run(ctx: Context, options: AgentOptions, stop: impl Future<Output =
     };
     let (premises, listener) = Premises::open(&spool, lock, options.on_demand)?;
     let metrics = http::listen(&options).await?;
-    let server = assemble(ctx, &options, spool);
+    let server = assemble(ctx, &options, spool, metrics.as_ref().and_then(http::HttpListener::address));
     let pusher = server.0.pusher.clone();
     let pushing = tokio::spawn(async move { pusher.run().await });
     let serving = tokio::spawn(server.clone().run(listener));
@@ -250,7 +254,7 @@ async fn tell(metrics: Option<http::HttpListener>, data: DataDirectory, status: 
     tokio::join!(gauge.watch(data, clock), serve);
 }
 
-fn assemble(ctx: Context, options: &AgentOptions, spool: Spool) -> Server {
+fn assemble(ctx: Context, options: &AgentOptions, spool: Spool, metrics: Option<SocketAddr>) -> Server {
     let counters: Arc<AgentCounters> = Arc::default();
     let leaving = Leaving::default();
     let archiver = Archiver::new(ctx.clone()).with_data_directory(Some(options.data.clone()));
@@ -277,6 +281,7 @@ fn assemble(ctx: Context, options: &AgentOptions, spool: Spool) -> Server {
         gets: Arc::clone(&gets),
         counters: Arc::clone(&counters),
         pressure: PressureGauge::default(),
+        metrics,
         leaving: leaving.clone(),
     }));
     let (on_demand, calls) = (options.on_demand, Calls::begun_now());

@@ -1,6 +1,7 @@
 //! What an agent tells of itself, and what it counts for that.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -48,6 +49,9 @@ pub struct AgentStatus {
     pub prefetch: PrefetchStatus,
     /// What was asked of the store since it started.
     pub store: CounterSnapshot,
+    /// Where metrics and health are given over HTTP; missing when they are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<SocketAddr>,
     /// The room that WAL has, and how long it lasts; missing until it was looked at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pressure: Option<WalPressure>,

@@ -17,6 +17,7 @@ use zstd::zstd_safe::CParameter;
 
 use super::collect::Collector;
 use super::lines::seal_error;
+use super::pace::Pace;
 use super::packs::{FullPack, Location, PACK_BYTES, PACKS_IN_MEMORY, PackWriter};
 use super::queue::{Queue, Stopped, lock};
 use super::reader::{CHUNK_BYTES, Checksums, Chunk, FileRead, ReadError, Reader, SMALL_BYTES, Sink};
@@ -48,6 +49,7 @@ pub(super) struct Shared {
     pub(super) packs: PackWriter,
     pub(super) collector: Collector,
     progress: Arc<dyn Progress>,
+    pace: Arc<Pace>,
     stopped: AtomicBool,
     error: Mutex<Option<EngineError>>,
 }
@@ -59,6 +61,7 @@ pub(super) struct CopyRequest {
     pub(super) checksums: Option<Checksums>,
     pub(super) level: CompressionLevel,
     pub(super) progress: Arc<dyn Progress>,
+    pub(super) pace: Arc<Pace>,
 }
 
 impl Shared {
@@ -77,6 +80,7 @@ impl Shared {
             buffers: Mutex::new(Vec::new()),
             packs: PackWriter::new(sender),
             progress: request.progress,
+            pace: request.pace,
             stopped: AtomicBool::new(false),
             error: Mutex::new(None),
         };
@@ -224,6 +228,7 @@ impl Sink for Shared {
 
     fn advance(&self, bytes: u64) {
         self.progress.advance(bytes);
+        self.pace.after(bytes, &self.stopped);
     }
 }
 

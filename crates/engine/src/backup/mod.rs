@@ -21,6 +21,7 @@ mod late;
 mod lines;
 mod names;
 mod own_directory;
+mod pace;
 mod packs;
 mod pages;
 mod postgres;
@@ -37,6 +38,7 @@ use std::future::Future;
 pub use connection::ConnectionOptions;
 pub use copy::{JOBS_MAX, MEMORY_BYTES as COPY_MEMORY_BYTES};
 pub use names::{NameEntry, ServerNames};
+pub use pace::HOLD_MAX;
 pub use postgres::{
     ArchiverState, ExportedSnapshot, LivePostgres, PostgresControl, ServerIdentity, StoppedBackup,
 };

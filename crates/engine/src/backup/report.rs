@@ -1,5 +1,6 @@
 //! What a backup asks for and what it reports.
 
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -40,6 +41,8 @@ pub struct BackupRequest {
     pub level: CompressionLevel,
     /// How long the wait for WAL may make no progress.
     pub wal_timeout: Duration,
+    /// Bytes of files read each second at most; no limit unless set. What is sent has a limit of its own, the store's.
+    pub max_read_rate: Option<NonZeroU64>,
 }
 
 impl Default for BackupRequest {
@@ -53,6 +56,7 @@ impl Default for BackupRequest {
             jobs: cores.min(JOBS_MAX),
             level: CompressionLevel::new(3).unwrap_or(CompressionLevel::DEFAULT),
             wal_timeout: WAL_TIMEOUT,
+            max_read_rate: None,
         }
     }
 }
@@ -66,6 +70,8 @@ pub struct BackupSeconds {
     pub checkpoint: f64,
     /// Looking through the data directory, copying it and storing the packs.
     pub copying: f64,
+    /// Of copying, how long reading was held up so that WAL could be archived.
+    pub giving_way: f64,
     /// Waiting for WAL to be archived.
     pub waiting: f64,
     /// Manifest, names and record.

@@ -27,6 +27,7 @@ use super::late::{label_files, pack_late_files, read_control};
 use super::lines::{LineSealer, reference};
 use super::names::ServerNames;
 use super::own_directory::{check_directory, prove_directory};
+use super::pace::{Pace, give_way};
 use super::packs::PackIdentity;
 use super::pages::PageRules;
 use super::postgres::{PostgresControl, ServerIdentity, StoppedBackup};
@@ -35,7 +36,9 @@ use super::report::{BackupReport, BackupRequest, BackupSeconds, Checkpoint, LABE
 use super::scan::{LateFile, LinkedTablespace, Scan, ScanRequest, scan};
 use super::upload::{created, upload_packs};
 use super::wait::{NeededWal, WalWait, wait_for_wal};
+use crate::agent::status_of;
 use crate::context::Context;
+use crate::data_directory::DataDirectory;
 use crate::error::{EngineError, Result};
 use crate::progress::Unit;
 use crate::rollup::{RecordCopy, refresh_backup_rollup};
@@ -179,8 +182,10 @@ impl BackupRunner {
         let names = runner.read_names(postgres.names(), &begun.id);
         seconds.checkpoint = watch.lap();
 
-        let copied = Arc::new(runner.copy(postgres, &begun, &mut warnings).await?);
+        let pace = Arc::new(Pace::new(self.request.max_read_rate));
+        let copied = Arc::new(runner.copy(postgres, &begun, &pace, &mut warnings).await?);
         seconds.copying = watch.lap();
+        seconds.giving_way = pace.held().as_secs_f64();
 
         let described = runner.describe(&begun, &copied, names, &mut warnings).await?;
         seconds.finishing = watch.lap();
@@ -261,6 +266,7 @@ impl BackupRunner {
         &self,
         postgres: &mut P,
         begun: &Begun,
+        pace: &Arc<Pace>,
         warnings: &mut Vec<String>,
     ) -> Result<Copied> {
         let scanned = self.scan(begun, warnings).await?;
@@ -272,7 +278,9 @@ impl BackupRunner {
             checksums: begun.checksums(),
             level: self.request.level,
             progress: Arc::clone(&self.ctx.progress),
+            pace: Arc::clone(pace),
         };
+        let _giving_way = self.give_way(begun, pace);
         let (shared, full) = Shared::new(request, self.request.jobs)?;
         let copying = Copying(Arc::clone(&shared));
         let uploads = Task::spawn(upload_packs(
@@ -332,6 +340,13 @@ impl BackupRunner {
             pack_bytes,
             totals,
         })
+    }
+
+    /// Holds the readers up while the agent of the same data directory has too much to do.
+    fn give_way(&self, begun: &Begun, pace: &Arc<Pace>) -> Option<Task<()>> {
+        let data = DataDirectory::open(&begun.root).ok()?;
+        let (ctx, progress) = (self.ctx.clone(), Arc::clone(&self.ctx.progress));
+        Some(Task::spawn(give_way(Arc::clone(pace), progress, move || status_of(&ctx, &data))))
     }
 
     async fn scan(&self, begun: &Begun, warnings: &mut Vec<String>) -> Result<Scan> {
