@@ -100,6 +100,7 @@ fn no_link_leads_nowhere() {
         "docs/cli.md",
         "docs/format.md",
         "docs/glossary.md",
+        "docs/operations/agent.md",
         "docs/operations/first-archive.md",
         "docs/adr/0001-name-and-layout.md",
         "docs/adr/0002-a-server-is-a-log-of-revisions.md",
@@ -162,6 +163,51 @@ fn a_segment_is_read_without_walden_as_the_format_says() {
     run_script(shell, &blocks(&document("docs/format.md"), "sh").concat());
     let decoded = std::fs::read(bench.repository().join("segment")).unwrap();
     assert_eq!(decoded, std::fs::read(bench.segment()).unwrap(), "{SEGMENT}");
+}
+
+#[test]
+fn the_commands_of_the_agents_page_work_as_written() {
+    let bench = Bench::with_repository();
+    let commands = blocks(&document("docs/operations/agent.md"), "sh").concat();
+    let commands = commands
+        .replace("/var/lib/postgresql/17/main", &bench.pgdata().display().to_string())
+        .replace("/var/backups/walden", &bench.repository().display().to_string());
+    let program = Path::new(env!("CARGO_BIN_EXE_walden"));
+    let mut shell = Command::new("bash");
+    shell.env_clear().current_dir(bench.path()).env("HOME", bench.path());
+    shell.env("PATH", format!("{}:/usr/bin:/bin", program.parent().unwrap().display()));
+    let said = run_script(shell, &commands);
+    assert_eq!(said.lines().filter(|line| *line == "no agent runs").count(), 2, "{said}");
+}
+
+#[test]
+fn the_agents_page_names_no_variable_that_is_not_there() {
+    let text = document("docs/operations/agent.md");
+    let mut words = text.split(|c: char| !(c.is_ascii_uppercase() || c == '_')).collect::<Vec<_>>();
+    words.retain(|word| word.starts_with("WALDEN_"));
+    assert!(words.len() > 5);
+    for word in words {
+        assert!(env::SETTINGS.iter().any(|variable| variable.name == word), "{word}");
+    }
+}
+
+#[test]
+fn systemd_takes_the_agents_unit() {
+    let directory = tempfile::tempdir().unwrap();
+    let unit = blocks(&document("docs/operations/agent.md"), "ini").concat();
+    let unit = unit.replace("/usr/local/bin/walden", env!("CARGO_BIN_EXE_walden"));
+    let path = directory.path().join("walden-agent.service");
+    std::fs::write(&path, unit).unwrap();
+    let output = match Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&path).output() {
+        Ok(output) => output,
+        // Not every machine has it.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
+        Err(error) => panic!("{error}"),
+    };
+    // What it says of other units of the machine is not ours.
+    let said = String::from_utf8_lossy(&output.stderr);
+    let ours: Vec<&str> = said.lines().filter(|line| line.contains("walden-agent")).collect();
+    assert!(ours.is_empty(), "{said}");
 }
 
 #[test]

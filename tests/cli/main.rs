@@ -12,6 +12,7 @@
     reason = "a test ends with the first surprise"
 )]
 
+mod agent;
 mod docs;
 mod errors;
 mod help;

@@ -74,6 +74,8 @@ impl Bench {
         command.env_clear().env("TZ", "UTC").env("HOME", self.path().join("home"));
         command.env("WALDEN_REPO", format!("file://{}", self.repository().display()));
         command.env("PGDATA", self.pgdata());
+        // What a hook does by itself is what is tested here; tests of the agent say otherwise.
+        command.env("WALDEN_AGENT", "off");
         command.current_dir(self.pgdata()).args(arguments).stdin(Stdio::null());
         command
     }

@@ -48,10 +48,12 @@ impl Walden {
         Self { program, account, repository: repository.into(), home: home.into(), clock }
     }
 
-    fn variables(&self) -> [(&'static str, String); 2] {
+    fn variables(&self) -> [(&'static str, String); 3] {
         [
             ("WALDEN_REPO", format!("file://{}", self.repository.display())),
             ("WALDEN_SERVER", SERVER.to_owned()),
+            // It would change nothing but the load of the machine.
+            ("WALDEN_AGENT", "off".to_owned()),
         ]
     }
 

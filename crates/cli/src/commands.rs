@@ -1,10 +1,14 @@
 //! The verbs: each asks the engine once and renders the answer.
 
+mod agent;
+mod agent_run;
+mod agent_status;
 mod backup;
 mod check;
 mod config;
 mod generate;
 mod hook_command;
+mod hooks;
 mod init;
 mod plan;
 mod restore;
@@ -19,7 +23,10 @@ use std::path::PathBuf;
 
 use jiff::tz::TimeZone;
 
-use crate::args::{BackupVerb, ConfigVerb, OutputFormat, RateArgs, ServerVerb, Verb, WalIndexVerb, WalVerb};
+use crate::args::{
+    AgentRunArgs, AgentVerb, BackupVerb, ConfigVerb, OutputFormat, RateArgs, ServerVerb, Verb, WalIndexVerb,
+    WalVerb,
+};
 use crate::config::Flags;
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -36,8 +43,8 @@ pub(crate) fn run(session: &Session, verb: Verb) -> Result<Exit, Failure> {
         Verb::Server(ServerVerb::Adopt(_)) => server::adopt(session),
         Verb::Check(arguments) => check::run(session, &arguments),
         Verb::Config(ConfigVerb::Show) => config::show(session),
-        Verb::Wal(WalVerb::Push(asked)) => wal::push(session, &asked.path),
-        Verb::Wal(WalVerb::Get(asked)) => wal::get(session, &asked.name, &asked.destination),
+        Verb::Wal(WalVerb::Push(asked)) => hooks::push(session, &asked.path),
+        Verb::Wal(WalVerb::Get(asked)) => hooks::get(session, &asked.name, &asked.destination),
         Verb::Wal(WalVerb::List(arguments)) => wal::list(session, &arguments),
         Verb::Wal(WalVerb::Show { name }) => wal::show(session, &name),
         Verb::Wal(WalVerb::Find(arguments)) => wal_find::run(session, &arguments),
@@ -50,6 +57,7 @@ pub(crate) fn run(session: &Session, verb: Verb) -> Result<Exit, Failure> {
         Verb::Window(which) => window::run(session, &which),
         Verb::Plan(arguments) => plan::run(session, &arguments),
         Verb::Restore(arguments) => restore::run(session, &arguments),
+        Verb::Agent(arguments) => agent::run(session, &arguments),
         Verb::Completions { shell } => generate::completions(shell),
         Verb::Man { directory } => generate::man(directory.as_deref()),
         Verb::Version => version::run(session),
@@ -60,6 +68,17 @@ impl RateArgs {
     fn add_flags(self, flags: &mut Flags) {
         flags.set("recovery.restore_rate", "--restore-rate", self.restore_rate.map(i64::from));
         flags.set("recovery.replay_rate", "--replay-rate", self.replay_rate.map(i64::from));
+    }
+}
+
+impl AgentRunArgs {
+    fn add_flags(&self, flags: &mut Flags) {
+        flags.set("agent.memory", "--memory", self.memory.as_deref());
+        flags.set("agent.in_flight", "--in-flight", self.in_flight.map(i64::from));
+        flags.set("agent.max_rate", "--max-rate", self.max_rate.as_deref());
+        flags.set("agent.prefetch", "--prefetch", self.prefetch.as_deref());
+        flags.set("agent.metrics", "--metrics", self.metrics.as_deref());
+        flags.set("agent.idle", "--idle", self.idle.as_deref());
     }
 }
 
@@ -74,6 +93,11 @@ impl Verb {
             Self::Restore(arguments) => arguments.target.zone(),
             _ => Ok(None),
         }
+    }
+
+    /// Whether it is a process that stays, and tells on stderr what happens.
+    pub(crate) fn keeps_a_log(&self) -> bool {
+        matches!(self, Self::Agent(arguments) if arguments.verb.is_none())
     }
 
     /// Refuses a form of output that only `walden plan` has.
@@ -119,6 +143,13 @@ impl Verb {
                 arguments.rates.add_flags(flags);
                 (None, arguments.jobs)
             }
+            Self::Agent(arguments) => match &arguments.verb {
+                None => {
+                    arguments.run.add_flags(flags);
+                    (arguments.run.pgdata.as_ref(), None)
+                }
+                Some(AgentVerb::Status(pgdata) | AgentVerb::Stop(pgdata)) => (pgdata.pgdata.as_ref(), None),
+            },
             Self::Server(ServerVerb::Show)
             | Self::Config(ConfigVerb::Show)
             | Self::Wal(WalVerb::Push(_) | WalVerb::Get(_) | WalVerb::Show { .. })

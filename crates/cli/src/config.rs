@@ -21,7 +21,7 @@ use walden_store::{
 
 use crate::failure::Failure;
 
-pub(crate) use self::agent::AgentConfig;
+pub(crate) use self::agent::{AgentConfig, AgentStart, MaxRate};
 pub(crate) use self::load::{Flags, load};
 pub(crate) use self::values::{Jobs, Level, Rate, Span};
 

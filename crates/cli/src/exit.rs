@@ -54,6 +54,8 @@ pub(crate) enum Exit {
     ProblemsFound = 24,
     /// `restore --start`: the server stopped elsewhere than the plan said.
     StoppedElsewhere = 25,
+    /// `agent status` and `agent stop`: no agent runs.
+    NoAgent = 26,
 }
 
 /// Added to a failure of `wal get` that must stop recovery.
@@ -62,7 +64,7 @@ const STOP_RECOVERY: u8 = 200;
 impl Exit {
     /// All of them, in order of their codes.
     #[cfg(test)]
-    pub(crate) const ALL: [Self; 19] = [
+    pub(crate) const ALL: [Self; 20] = [
         Self::Done,
         Self::Absent,
         Self::Usage,
@@ -82,6 +84,7 @@ impl Exit {
         Self::Interrupted,
         Self::ProblemsFound,
         Self::StoppedElsewhere,
+        Self::NoAgent,
     ];
 
     /// The code.

@@ -1,5 +1,6 @@
 //! The `walden` program: command line in, one call of the engine, output and exit code out.
 
+mod agent;
 mod args;
 mod commands;
 mod config;

@@ -76,14 +76,17 @@ pub(crate) fn run_hook<T>(
     let result = runtime.block_on(async {
         match tokio::time::timeout(deadline, work).await {
             Ok(result) => result,
-            Err(_) => Err(Failure::new(
-                ErrorKind::Unavailable,
-                format!("not done within the deadline deadline={}", show_duration(deadline)),
-            )),
+            Err(_) => Err(late(deadline)),
         }
     });
     runtime.shutdown_background();
     result
+}
+
+/// What is said when a hook's time is over.
+pub(crate) fn late(deadline: Duration) -> Failure {
+    let message = format!("not done within the deadline deadline={}", show_duration(deadline));
+    Failure::new(ErrorKind::Unavailable, message)
 }
 
 fn runtime(mut builder: Builder) -> Result<Runtime, Failure> {

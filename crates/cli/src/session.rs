@@ -1,6 +1,7 @@
 //! What a verb runs with: the printer, the configuration, and from them the engine's context and a runtime.
 
 use std::fmt::Write;
+use std::num::NonZeroU64;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use walden_core::{ErrorKind, Incarnation, IncarnationRecord};
 use walden_engine::{
     Clock, Context, DataDirectory, NoProgress, Progress, SystemClock, find_incarnation, read_incarnation,
 };
-use walden_store::{CounterSnapshot, Environment, Operation, Store};
+use walden_store::{CounterSnapshot, Environment, Operation, Store, StoreConfig};
 
 use crate::config::{Effective, Origin};
 use crate::failure::Failure;
@@ -81,8 +82,21 @@ impl Session {
     /// # Errors
     /// As [`Self::context`].
     pub(crate) fn context_within(&self, deadline: Duration) -> Result<Context, Failure> {
+        self.context_at_rate(deadline, None)
+    }
+
+    /// The same, moving so many bytes in a second at most.
+    ///
+    /// # Errors
+    /// As [`Self::context`].
+    pub(crate) fn context_at_rate(
+        &self,
+        deadline: Duration,
+        max_rate: Option<u64>,
+    ) -> Result<Context, Failure> {
         let config = &self.effective.config;
-        let store = Store::open(self.effective.repo()?, &config.store, &self.environment)?;
+        let settings = StoreConfig { max_rate: max_rate.and_then(NonZeroU64::new), ..config.store.clone() };
+        let store = Store::open(self.effective.repo()?, &settings, &self.environment)?;
         let progress: Arc<dyn Progress> =
             if self.printer.draws_progress() { Arc::new(Bars::default()) } else { Arc::new(NoProgress) };
         Ok(Context {
@@ -168,14 +182,28 @@ impl Session {
 
     /// A report with what it cost.
     pub(crate) fn with_cost<'a, T: Serialize>(&self, report: &'a T, ctx: &Context) -> WithCost<'a, T> {
+        self.with_counters(report, ctx.store.counters())
+    }
+
+    /// A report with what it cost, of which the requests are told.
+    pub(crate) fn with_counters<'a, T: Serialize>(
+        &self,
+        report: &'a T,
+        store: CounterSnapshot,
+    ) -> WithCost<'a, T> {
         let elapsed_ms = u64::try_from(self.elapsed().as_millis()).unwrap_or(u64::MAX);
-        WithCost { report, cost: Cost { elapsed_ms, store: ctx.store.counters() } }
+        WithCost { report, cost: Cost { elapsed_ms, store } }
     }
 
     /// Tells what was asked of the store, when asked to say more.
     pub(crate) fn note_cost(&self, ctx: &Context) {
+        self.note_counters(&ctx.store.counters());
+    }
+
+    /// The same, of requests that are told.
+    pub(crate) fn note_counters(&self, counters: &CounterSnapshot) {
         if self.printer.verbosity() >= Verbosity::Verbose {
-            self.printer.note(&describe_cost(&ctx.store.counters(), self.elapsed()));
+            self.printer.note(&describe_cost(counters, self.elapsed()));
         }
     }
 }

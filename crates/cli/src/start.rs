@@ -47,7 +47,7 @@ fn run_parsed(cli: Cli, started: Instant) -> Exit {
     };
     let no_color = environment.get(env::NO_COLOR).is_some();
     let printer = Printer::new(common.output, common.color, verbosity, no_color).with_terminal(&environment);
-    start_logging(common.verbose, &environment);
+    start_logging(common.verbose, cli.verb.keeps_a_log(), &environment);
     let hook = Hook::of(&cli.verb);
     let result = cli
         .verb
@@ -87,13 +87,18 @@ fn open_session(
     Ok(Session::new(printer, effective, environment, cli.common.config.clone(), started))
 }
 
-/// Diagnostic messages are set up only where they are asked for: hooks start a hundred times a minute.
-fn start_logging(verbose: u8, environment: &Environment) {
+/// Diagnostic messages are set up only where they are asked for: hooks start a hundred times a minute. What keeps a log
+/// tells there what happens.
+fn start_logging(verbose: u8, keeps_a_log: bool, environment: &Environment) {
     let filter = environment.get(env::LOG);
-    if filter.is_none() && verbose < 2 {
+    if filter.is_none() && verbose < 2 && !keeps_a_log {
         return;
     }
-    let default = if verbose > 2 { "trace" } else { "walden=debug,walden_engine=debug,walden_store=debug" };
+    let default = match verbose {
+        0 | 1 => "walden=info",
+        2 => "walden=debug,walden_engine=debug,walden_store=debug",
+        _ => "trace",
+    };
     let filter = EnvFilter::try_new(filter.unwrap_or(default)).unwrap_or_else(|_| EnvFilter::new(default));
     // Fails only when a subscriber is there already.
     drop(tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init());

@@ -275,6 +275,48 @@ Examples:
   walden restore --target-time '5 minutes ago' --pgdata /var/lib/postgresql/17/restored
   walden restore --target-name before_migration --target-action promote --pgdata /restored";
 
+pub(super) const AGENT: &str = "\
+Archive and fetch ahead of PostgreSQL's calls, in the background.
+
+PostgreSQL asks for one file at a time. The agent works on several: it archives what waits in pg_wal over warm \
+connections, and fetches the next segments while recovery replays the ones before. `walden wal push` and `walden wal \
+get` ask it first, and are done in a few milliseconds when it has the answer. Without an agent, or with one that does \
+not answer, they do the work themselves; nothing depends on it, and nothing is lost when it is killed.
+
+There is one agent for a data directory. The first push that finds more files waiting, and the first segment that a \
+recovery fetches, start one by themselves (unless WALDEN_AGENT is never or off); it is gone after a minute without \
+work. This verb runs one that stays, in the foreground, for a service manager or a sidecar container. It must run as \
+the account of the server, with the same settings and credentials as archive_command.";
+
+pub(super) const AGENT_EXAMPLES: &str = "\
+Examples:
+  walden --repo s3://backups/prod agent --pgdata /var/lib/postgresql/17/main
+  walden agent --memory 64MiB --max-rate 50MB --metrics 127.0.0.1:9712
+  walden agent status
+  walden agent stop";
+
+pub(super) const AGENT_STATUS: &str = "\
+Show what the running agent does: what waits, how fast it is archived, how hard it compresses and why, what was fetched \
+ahead, and what failed.
+
+Exit code 26 when no agent runs for the data directory. That is no fault: agents that are started on demand are gone \
+when there is nothing to do.";
+
+pub(super) const AGENT_STATUS_EXAMPLES: &str = "\
+Examples:
+  walden agent status --pgdata /var/lib/postgresql/17/main
+  walden agent status --output json | jq .push.queue_files";
+
+pub(super) const AGENT_STOP: &str = "\
+End the running agent, however it was started, of whatever version it is. What it has begun is finished first; what waits \
+is archived by the next calls of PostgreSQL. A service manager may start it again: stop the service there.
+
+Exit code 26 when no agent runs for the data directory.";
+
+pub(super) const AGENT_STOP_EXAMPLES: &str = "\
+Examples:
+  walden agent stop --pgdata /var/lib/postgresql/17/main";
+
 pub(super) const COMPLETIONS_EXAMPLES: &str = "\
 Examples:
   walden completions bash > /etc/bash_completion.d/walden

@@ -1,102 +1,15 @@
-//! `walden wal push`, `get`, `list` and `show`.
-
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+//! `walden wal list` and `show`.
 
 use jiff::Timestamp;
-use walden_core::ErrorKind;
 use walden_core::index::SegmentSummary;
-use walden_engine::{
-    Archiver, FetchOutcome, Fetcher, PushDamage, PushOutcome, WalListReport, WalShowReport, load_snapshot,
-    wal_list, wal_show,
-};
+use walden_engine::{WalListReport, WalShowReport, load_snapshot, wal_list, wal_show};
 
-use crate::args::{OutputFormat, WalListArgs};
+use crate::args::WalListArgs;
 use crate::exit::Exit;
 use crate::failure::Failure;
-use crate::printer::log_line;
 use crate::runtime;
 use crate::session::Session;
 use crate::text::{Align, Table, Text, count, size};
-
-/// How much sooner the store gives up than the verb, so that its own reason is told and not just the deadline.
-const ROOM_FOR_THE_REASON: Duration = Duration::from_secs(1);
-
-pub(super) fn push(session: &Session, path: &Path) -> Result<Exit, Failure> {
-    let config = &session.effective.config.wal;
-    let deadline = config.push_deadline.0;
-    let ctx = session.context_within(inner_deadline(deadline))?;
-    let archiver = Archiver::new(ctx.clone())
-        .with_level(config.compression_level.0)
-        .with_data_directory(session.data_directory_if_named().ok().flatten());
-    let current = current_directory()?;
-    let report = runtime::run_hook(deadline, async { Ok(archiver.push(path, &current).await?) })?;
-    let words = match report.outcome {
-        PushOutcome::Stored => "archived",
-        PushOutcome::AlreadyStored => "was in the archive already, with these bytes",
-    };
-    session.printer.note(&format!(
-        "walden wal push {}: {words}; {} as {}",
-        report.name,
-        size(report.bytes),
-        size(report.stored_bytes)
-    ));
-    if let Some(damage) = &report.damage {
-        log_line(&damage_line(&report.name, damage));
-    }
-    session.note_cost(&ctx);
-    // Silent in text: PostgreSQL calls this for every segment. And the file is archived, whoever reads stdout.
-    if session.printer.format() == OutputFormat::Json {
-        drop(session.printer.report(&session.with_cost(&report, &ctx), |_| {}));
-    }
-    Ok(Exit::Done)
-}
-
-/// What the server log is told of a damaged segment.
-fn damage_line(name: &str, damage: &PushDamage) -> String {
-    let place = match damage.places.first() {
-        Some(first) => format!("at {}: {}", first.lsn, first.what),
-        None => "at an unknown place".to_owned(),
-    };
-    let more = match damage.count.saturating_sub(1) {
-        0 => String::new(),
-        more => format!(", and {} more", count(more, "place")),
-    };
-    format!(
-        "walden wal push {name}: DAMAGED WAL {place}{more}; archived as it is, but no recovery gets past it; hint: take \
-         a new backup now (walden backup create) and look at the disk below pg_wal"
-    )
-}
-
-pub(super) fn get(session: &Session, name: &str, destination: &Path) -> Result<Exit, Failure> {
-    let deadline = session.effective.config.wal.get_deadline.0;
-    let ctx = session.context_within(inner_deadline(deadline))?;
-    let fetcher = Fetcher::new(ctx.clone());
-    let current = current_directory()?;
-    let report =
-        runtime::run_hook(deadline, async { Ok(fetcher.fetch(name, destination, &current).await?) })?;
-    let (exit, words) = match report.outcome {
-        FetchOutcome::Fetched => (Exit::Done, format!("fetched, {}", size(report.bytes))),
-        // Routine: PostgreSQL asks for histories and segments until one is missing.
-        FetchOutcome::Absent => (Exit::Absent, "not in the archive".to_owned()),
-    };
-    session.printer.note(&format!("walden wal get {}: {words}", report.name));
-    session.note_cost(&ctx);
-    if session.printer.format() == OutputFormat::Json {
-        drop(session.printer.report(&session.with_cost(&report, &ctx), |_| {}));
-    }
-    Ok(exit)
-}
-
-fn inner_deadline(deadline: Duration) -> Duration {
-    deadline.saturating_sub(ROOM_FOR_THE_REASON.min(deadline / 10))
-}
-
-fn current_directory() -> Result<PathBuf, Failure> {
-    std::env::current_dir().map_err(|error| {
-        Failure::new(ErrorKind::LocalIo, "cannot tell the current directory").caused_by(&error)
-    })
-}
 
 pub(super) fn list(session: &Session, arguments: &WalListArgs) -> Result<Exit, Failure> {
     let ctx = session.context()?;
@@ -222,30 +135,5 @@ fn summary_facts(text: &Text, summary: &SegmentSummary, facts: &mut Vec<(&'stati
     let flags: Vec<String> = held.flags.names().map(|name| name.replace('_', " ")).collect();
     if !flags.is_empty() {
         facts.push(("notable", flags.join(", ")));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use walden_core::index::DamageNote;
-
-    use super::*;
-
-    #[test]
-    fn damage_is_one_line_with_segment_place_and_meaning() {
-        let place =
-            |lsn: u64| DamageNote { lsn: walden_pg::Lsn::new(lsn), what: "wrong checksum".to_owned() };
-        let damage = PushDamage { count: 3, places: vec![place(0x30_0000), place(0x30_0100)] };
-        let line = damage_line("000000010000000000000003", &damage);
-        assert!(!line.contains('\n'));
-        assert!(
-            line.starts_with(
-                "walden wal push 000000010000000000000003: DAMAGED WAL at 0/300000: wrong checksum, and 2 places more; \
-                 archived as it is, but no recovery gets past it"
-            ),
-            "{line}"
-        );
-        let nowhere = damage_line("x", &PushDamage { count: 1, places: Vec::new() });
-        assert!(nowhere.contains("at an unknown place; archived"), "{nowhere}");
     }
 }

@@ -160,6 +160,12 @@ impl Layers {
         if config.state_directory.is_none() {
             config.state_directory = default_state_directory(environment);
         }
+        // An agent leaves the directory that it was started in, and must mean the same files as the hooks.
+        for path in [&mut config.state_directory, &mut config.pgdata, &mut config.store.ca_bundle] {
+            if let Some(absolute) = path.as_deref().and_then(|path| std::path::absolute(path).ok()) {
+                *path = Some(absolute);
+            }
+        }
         let built_in = super::built_in_store();
         let store = &mut config.store;
         store.request_timeout = store.request_timeout.or(built_in.request_timeout);
@@ -390,6 +396,7 @@ mod tests {
             (_, "agent.memory" | "agent.max_rate" | "agent.prefetch") => "7MiB",
             (_, "agent.metrics") => "127.0.0.1:9712",
             (_, "agent.idle") => "7s",
+            (_, "pgdata" | "state_directory" | "store.ca_bundle") => "/x",
             (_, path) if path.ends_with("deadline") || path.ends_with("timeout") => "7s",
             _ => "x",
         };

@@ -151,7 +151,7 @@ impl std::str::FromStr for Size {
 impl std::fmt::Display for Size {
     /// In the largest unit that divides it.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let unit = UNITS.iter().find(|(_, bytes)| self.0 > 0 && self.0 % bytes == 0);
+        let unit = UNITS.iter().find(|(_, bytes)| self.0 > 0 && self.0.is_multiple_of(*bytes));
         match unit {
             Some((unit, bytes)) => write!(f, "{}{unit}", self.0 / bytes),
             None => write!(f, "{}B", self.0),

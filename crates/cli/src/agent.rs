@@ -1,0 +1,121 @@
+//! The agent of the server at hand, as the hooks of PostgreSQL meet it: where it is, why it was not used, and when to
+//! start one.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use walden_core::ErrorKind;
+use walden_engine::DataDirectory;
+use walden_engine::agent::client::{self, DoItYourself, Spool, StartOutcome};
+use walden_engine::agent::protocol::AgentFailure;
+use walden_store::{settings_fingerprint, store_identity};
+
+use crate::config::AgentStart;
+use crate::failure::Failure;
+use crate::session::Session;
+
+/// The place where the agent of a data directory and its hooks meet; `None` without a state directory.
+///
+/// # Errors
+/// Kind `config` when the repository is not named or can't be told from its settings; `local_io` when the data
+/// directory can't be looked at.
+pub(crate) fn spool(session: &Session, data: &Path) -> Result<Option<Spool>, Failure> {
+    let config = &session.effective.config;
+    let Some(state) = config.state_directory.as_deref() else { return Ok(None) };
+    let repository = store_identity(session.effective.repo()?, &config.store, &session.environment)?;
+    let settings = settings_fingerprint(&config.store, &session.environment);
+    Spool::locate(state, data, &repository, &config.server, &settings).map(Some).map_err(|error| {
+        let message = format!("cannot look at the data directory path={}", data.display());
+        Failure::new(ErrorKind::LocalIo, message).caused_by(&error)
+    })
+}
+
+/// The agent that a hook may ask, and may start when there is none.
+pub(crate) struct HookAgent<'a> {
+    session: &'a Session,
+    data: DataDirectory,
+    spool: Spool,
+    /// Whether there is none, as far as it was asked.
+    missing: bool,
+}
+
+impl<'a> HookAgent<'a> {
+    /// The agent of a data directory, whether it runs or not. `None` when none is wanted, or there is no place for one:
+    /// what is wrong then is told by the direct way, which needs the same settings.
+    pub(crate) fn find(session: &'a Session, data: &DataDirectory) -> Option<Self> {
+        if session.effective.config.agent.start == AgentStart::Off {
+            return None;
+        }
+        let spool = spool(session, data.path()).ok().flatten()?;
+        Some(Self { session, data: data.clone(), spool, missing: false })
+    }
+
+    /// The data directory.
+    pub(crate) fn data(&self) -> &DataDirectory {
+        &self.data
+    }
+
+    /// Where it is.
+    pub(crate) fn spool(&self) -> &Spool {
+        &self.spool
+    }
+
+    /// Takes down that the hook does the work itself, and tells why when there is more to it than that no agent runs.
+    pub(crate) fn sends_away(&mut self, reason: &DoItYourself) {
+        self.missing =
+            matches!(reason, DoItYourself::NoAgent | DoItYourself::OtherBuild { asked_to_leave: true, .. });
+        if *reason != DoItYourself::NoAgent {
+            self.session.printer.note(&format!("walden agent: {reason}; done without it"));
+        }
+    }
+
+    /// Starts an agent when there is none, the settings let hooks do so, and `worth` says that there is work for it. It
+    /// is not waited for, and that it can't be started is no failure of the hook.
+    pub(crate) fn start_if(&self, worth: impl FnOnce(&DataDirectory) -> bool) {
+        let wanted = self.session.effective.config.agent.start == AgentStart::Auto;
+        if !wanted || !self.missing || !worth(&self.data) {
+            return;
+        }
+        let note = match self.start() {
+            Ok(StartOutcome::Started { pid }) => format!("walden agent: started pid={pid}"),
+            // Somebody else did a moment ago, or may not.
+            Ok(StartOutcome::NotNow) => return,
+            Err(failure) => format!("walden agent: not started: {}", failure.sentence()),
+        };
+        self.session.printer.note(&note);
+    }
+
+    fn start(&self) -> Result<StartOutcome, Failure> {
+        let failed = |error: &std::io::Error| {
+            Failure::new(ErrorKind::LocalIo, "cannot start an agent").caused_by(error)
+        };
+        let program = std::env::current_exe().map_err(|error| failed(&error))?;
+        let arguments = self.arguments()?;
+        client::start_on_demand(&self.spool, &program, arguments).map_err(|error| failed(&error))
+    }
+
+    /// What the agent is started with: the options of this hook. Everything else it takes from the same environment and
+    /// files.
+    fn arguments(&self) -> Result<Vec<OsString>, Failure> {
+        let config = &self.session.effective.config;
+        let mut arguments: Vec<OsString> = ["agent", "--on-demand", "--pgdata"].map(OsString::from).into();
+        arguments.push(self.data.path().into());
+        arguments.extend(["--repo".into(), self.session.effective.repo()?.to_string().into()]);
+        arguments.extend(["--server".into(), config.server.as_str().into()]);
+        if let Some(file) = &self.session.config_file {
+            // It leaves this directory.
+            let file = std::path::absolute(file).unwrap_or_else(|_| file.clone());
+            arguments.extend(["--config".into(), file.into()]);
+        }
+        Ok(arguments)
+    }
+}
+
+impl From<AgentFailure> for Failure {
+    fn from(failure: AgentFailure) -> Self {
+        let AgentFailure { kind, message, mut causes, hint } = failure;
+        // Some messages say their cause already.
+        causes.retain(|cause| !message.contains(cause.as_str()));
+        Self { causes, hint, ..Self::new(kind, message) }
+    }
+}

@@ -1,0 +1,62 @@
+//! `walden agent` itself: stays, or was started by a hook.
+
+use walden_core::ErrorKind;
+use walden_engine::PipelineLimits;
+use walden_engine::agent::{AgentOptions, LevelRange, lifecycle, run as run_agent};
+use walden_store::{CompressionLevel, settings_fingerprint};
+
+use super::hooks::inner_deadline;
+use crate::args::OutputFormat;
+use crate::config::{MaxRate, Origin};
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::runtime;
+use crate::session::Session;
+
+/// zstd's level while nothing waits, unless one is set.
+const LEVEL_AT_LEISURE: i32 = 3;
+/// zstd's level under the longest queue.
+const LEVEL_IN_A_HURRY: i32 = -1;
+
+pub(super) fn run(session: &Session, on_demand: bool) -> Result<Exit, Failure> {
+    // Everything that is relative to the current directory is absolute by now.
+    let options = options(session, on_demand)?;
+    if on_demand {
+        lifecycle::detach().map_err(|error| {
+            Failure::new(ErrorKind::LocalIo, "cannot leave the hook that started the agent").caused_by(&error)
+        })?;
+    }
+    let deadline = inner_deadline(session.effective.config.wal.push_deadline.0);
+    let ctx = session.context_at_rate(deadline, options.max_rate)?;
+    let report = runtime::run_until_signal(|stop| async move { Ok(run_agent(ctx, options, stop).await?) })?;
+    // In text its log has told everything.
+    if session.printer.format() == OutputFormat::Json {
+        session.printer.report(&report, |_| {})?;
+    }
+    Ok(Exit::Done)
+}
+
+fn options(session: &Session, on_demand: bool) -> Result<AgentOptions, Failure> {
+    let config = &session.effective.config;
+    let agent = &config.agent;
+    let set = config.wal.compression_level.0;
+    let best = match session.effective.origin("wal.compression_level") {
+        Origin::BuiltIn => CompressionLevel::new(LEVEL_AT_LEISURE).unwrap_or(set),
+        _ => set,
+    };
+    let settings = settings_fingerprint(&config.store, &session.environment);
+    Ok(AgentOptions {
+        on_demand,
+        idle: agent.idle.0,
+        limits: PipelineLimits {
+            memory_bytes: agent.memory.bytes(),
+            in_flight: agent.in_flight.0,
+            ..PipelineLimits::default()
+        },
+        levels: LevelRange::new(best, CompressionLevel::new(LEVEL_IN_A_HURRY).unwrap_or(best)),
+        max_rate: agent.max_rate.map(MaxRate::bytes_per_second),
+        metrics: agent.metrics.map(|address| address.0),
+        prefetch_bytes: agent.prefetch.0,
+        ..AgentOptions::new(session.data_directory()?, settings, best)
+    })
+}
