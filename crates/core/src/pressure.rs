@@ -148,7 +148,7 @@ impl Rates {
 /// Judges the pressure on pg_wal. The samples are in the order in which they were taken; the last one is of now.
 #[must_use]
 pub fn judge_pressure(samples: &[WalSample], space: WalSpace, segment_size: WalSegmentSize) -> WalPressure {
-    let segment = u64::from(segment_size.bytes());
+    let segment = segment_size.bytes();
     let samples = since_last_step(samples);
     let waiting = samples.last().map_or(0, |last| last.waiting_bytes);
     let room = space.free_bytes.saturating_add(space.ahead_bytes);
@@ -186,7 +186,7 @@ pub fn samples_of_marks(
     now: Duration,
     segment_size: WalSegmentSize,
 ) -> Result<Vec<WalSample>, PressureUnknown> {
-    let segment = u64::from(segment_size.bytes());
+    let segment = segment_size.bytes();
     let mut made: Vec<Duration> = marks.iter().map(|mark| mark.made_at).collect();
     let mut archived: Vec<Duration> = marks.iter().filter_map(|mark| mark.archived_at).collect();
     made.sort_unstable();
@@ -208,7 +208,8 @@ pub fn samples_of_marks(
     let (first, span) = (first.min(now), now.saturating_sub(first));
     let mut samples: Vec<WalSample> =
         (0..SAMPLES_OF_MARKS).map(|n| sample(first + span * n / SAMPLES_OF_MARKS)).collect();
-    samples.extend(WINDOWS.iter().filter(|window| **window < span).map(|window| sample(now - *window)));
+    let beginnings = WINDOWS.iter().filter_map(|window| now.checked_sub(*window));
+    samples.extend(beginnings.filter(|at| *at > first).map(sample));
     samples.sort_unstable_by_key(|sample| sample.at);
     // Stamps a moment ahead are of now: how many wait is a count of files, whatever their times.
     samples.push(WalSample { at: now, ..sample(now + FUTURE_MAX) });

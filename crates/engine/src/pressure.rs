@@ -65,7 +65,7 @@ impl WalDirectory {
         let space = WalSpace {
             free_bytes: system.blocks_available().saturating_mul(fragment),
             total_bytes: system.blocks().saturating_mul(fragment),
-            ahead_bytes: ahead.saturating_mul(size.bytes().into()),
+            ahead_bytes: ahead.saturating_mul(size.bytes()),
         };
         let newest = newest.and_then(|name| name.id(size).ok()).map_or(0, |id| id.number.get());
         Ok(Self { marks, waiting, newest, space })
@@ -83,12 +83,12 @@ impl WalDirectory {
     }
 
     fn waiting_bytes(&self, size: WalSegmentSize) -> u64 {
-        self.waiting.saturating_mul(size.bytes().into())
+        self.waiting.saturating_mul(size.bytes())
     }
 
     /// What it says of the WAL, for one who looks again and again.
     fn sample(&self, at: Duration, size: WalSegmentSize) -> WalSample {
-        let made_bytes = self.newest.saturating_mul(size.bytes().into());
+        let made_bytes = self.newest.saturating_mul(size.bytes());
         let waiting_bytes = self.waiting_bytes(size);
         WalSample { at, made_bytes, archived_bytes: made_bytes.saturating_sub(waiting_bytes), waiting_bytes }
     }

@@ -111,8 +111,8 @@ impl Collector for Page {
 struct Families<'a>(DescriptorEncoder<'a>);
 
 impl Families<'_> {
-    fn gauge(&mut self, name: &str, unit: Option<Unit>, help: &str, value: f64) -> fmt::Result {
-        let mut encoder = self.0.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?;
+    fn gauge(&mut self, name: &str, unit: Option<&Unit>, help: &str, value: f64) -> fmt::Result {
+        let mut encoder = self.0.encode_descriptor(name, help, unit, MetricType::Gauge)?;
         encoder.encode_gauge(&value)
     }
 
@@ -126,8 +126,8 @@ impl Families<'_> {
         encoder.encode_gauge(&value)
     }
 
-    fn counter(&mut self, name: &str, unit: Option<Unit>, help: &str, value: u64) -> fmt::Result {
-        let mut encoder = self.0.encode_descriptor(name, help, unit.as_ref(), MetricType::Counter)?;
+    fn counter(&mut self, name: &str, unit: Option<&Unit>, help: &str, value: u64) -> fmt::Result {
+        let mut encoder = self.0.encode_descriptor(name, help, unit, MetricType::Counter)?;
         encoder.encode_counter::<NoLabelSet, _, u64>(&value, None)
     }
 
@@ -135,12 +135,12 @@ impl Families<'_> {
     fn counters<'v>(
         &mut self,
         name: &str,
-        unit: Option<Unit>,
+        unit: Option<&Unit>,
         help: &str,
         label: &str,
         values: impl IntoIterator<Item = (&'v str, u64)>,
     ) -> fmt::Result {
-        let mut encoder = self.0.encode_descriptor(name, help, unit.as_ref(), MetricType::Counter)?;
+        let mut encoder = self.0.encode_descriptor(name, help, unit, MetricType::Counter)?;
         for (value, count) in values {
             let labels = [(label, value)];
             encoder.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
@@ -183,9 +183,9 @@ fn agent(to: &mut Families<'_>, status: &AgentStatus) -> fmt::Result {
     let started = status.started_at.as_microsecond();
     #[expect(clippy::cast_precision_loss, reason = "exact until the year 2255")]
     let started = started as f64 / 1e6;
-    to.gauge("agent_start_time", Some(Unit::Seconds), "When the agent started, since 1970", started)?;
+    to.gauge("agent_start_time", Some(&Unit::Seconds), "When the agent started, since 1970", started)?;
     let help = "How long the agent has been running";
-    to.gauge("agent_uptime", Some(Unit::Seconds), help, status.uptime_seconds)
+    to.gauge("agent_uptime", Some(&Unit::Seconds), help, status.uptime_seconds)
 }
 
 fn queue(to: &mut Families<'_>, status: &AgentStatus) -> fmt::Result {
@@ -193,7 +193,7 @@ fn queue(to: &mut Families<'_>, status: &AgentStatus) -> fmt::Result {
     to.files("wal_queue_files", "Files that PostgreSQL wants archived and that are not", push.queue_files)?;
     to.bytes("wal_queue", "Their length", push.queue_bytes)?;
     let help = "How long the oldest of them has been waiting: so much WAL would be lost with the machine";
-    to.gauge("wal_unarchived", Some(Unit::Seconds), help, push.unarchived_seconds)?;
+    to.gauge("wal_unarchived", Some(&Unit::Seconds), help, push.unarchived_seconds)?;
     let help = "Files that are marked ready, archived or not";
     to.files("wal_ready_files", help, push.ready_files)?;
     to.files("wal_in_flight_files", "Files that are being archived", push.in_flight)?;
@@ -207,8 +207,8 @@ fn archived(to: &mut Families<'_>, status: &AgentStatus) -> fmt::Result {
     to.counter("wal_already_stored_files", None, help, push.already_stored_files)?;
     let help = "Segments that were archived although they are damaged: no recovery gets past them";
     to.counter("wal_damaged_segments", None, help, push.damaged_segments)?;
-    to.counter("wal_archived", Some(Unit::Bytes), "Their length", push.archived_bytes)?;
-    to.counter("wal_stored", Some(Unit::Bytes), "The size of their objects", push.stored_bytes)?;
+    to.counter("wal_archived", Some(&Unit::Bytes), "Their length", push.archived_bytes)?;
+    to.counter("wal_stored", Some(&Unit::Bytes), "The size of their objects", push.stored_bytes)?;
     if push.stored_bytes > 0 {
         #[expect(clippy::cast_precision_loss, reason = "a ratio for people")]
         let ratio = push.archived_bytes as f64 / push.stored_bytes as f64;
@@ -218,8 +218,8 @@ fn archived(to: &mut Families<'_>, status: &AgentStatus) -> fmt::Result {
     let Some(last) = &push.last_archived else { return Ok(()) };
     #[expect(clippy::cast_precision_loss, reason = "exact until the year 2255")]
     let at = last.at.as_microsecond() as f64 / 1e6;
-    to.gauge("wal_last_archived_time", Some(Unit::Seconds), "When a file was last archived, since 1970", at)?;
-    to.gauge("wal_last_archived_age", Some(Unit::Seconds), "How long ago that was", last.seconds_ago)?;
+    to.gauge("wal_last_archived_time", Some(&Unit::Seconds), "When a file was last archived, since 1970", at)?;
+    to.gauge("wal_last_archived_age", Some(&Unit::Seconds), "How long ago that was", last.seconds_ago)?;
     let Some((timeline, end)) = position(last) else { return Ok(()) };
     to.files("wal_last_archived_timeline", "The timeline of the segment archived last", timeline)?;
     to.bytes("wal_last_archived_position", "The position (LSN) behind the segment archived last", end)
@@ -262,9 +262,9 @@ fn load(to: &mut Families<'_>, status: &AgentStatus) -> fmt::Result {
     let stages = [("waiting", load.waiting), ("sealing", load.sealing), ("sending", load.sending)];
     to.gauges("pipeline_files", "Files on their way into the archive", "stage", stages)?;
     let help = "How long was spent on reading, hashing and compressing, threads added up";
-    to.gauge("seal_busy", Some(Unit::Seconds), help, load.seal_seconds)?;
+    to.gauge("seal_busy", Some(&Unit::Seconds), help, load.seal_seconds)?;
     let help = "How long was spent on sending, objects added up";
-    to.gauge("send_busy", Some(Unit::Seconds), help, load.send_seconds)
+    to.gauge("send_busy", Some(&Unit::Seconds), help, load.send_seconds)
 }
 
 fn store(to: &mut Families<'_>, status: &AgentStatus) -> fmt::Result {
@@ -278,8 +278,8 @@ fn store(to: &mut Families<'_>, status: &AgentStatus) -> fmt::Result {
     let help = "Requests that failed on the way or were answered with an error";
     to.counters("store_errors", None, help, label, each(|count| count.errors))?;
     let (sent, received) = (each(|count| count.bytes_sent), each(|count| count.bytes_received));
-    to.counters("store_sent", Some(Unit::Bytes), "Bytes of bodies sent", label, sent)?;
-    to.counters("store_received", Some(Unit::Bytes), "Bytes of bodies received", label, received)
+    to.counters("store_sent", Some(&Unit::Bytes), "Bytes of bodies sent", label, sent)?;
+    to.counters("store_received", Some(&Unit::Bytes), "Bytes of bodies received", label, received)
 }
 
 fn prefetch(to: &mut Families<'_>, status: &AgentStatus) -> fmt::Result {
@@ -312,7 +312,7 @@ fn room(to: &mut Families<'_>, pressure: &WalPressure) -> fmt::Result {
         Pressure::Unknown { .. } => f64::NAN,
     };
     let help = "When pg_wal is full at the present rates: +Inf when the queue does not grow, NaN when that is not known";
-    to.gauge("wal_disk_full_in", Some(Unit::Seconds), help, full_in)?;
+    to.gauge("wal_disk_full_in", Some(&Unit::Seconds), help, full_in)?;
     if let Some(made) = pressure.made_bytes_per_second {
         to.files("wal_made_bytes_per_second", "WAL that the server makes", made)?;
     }

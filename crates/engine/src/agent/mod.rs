@@ -25,6 +25,7 @@ pub mod status;
 #[cfg(test)]
 mod tests;
 mod told;
+mod trend;
 mod watch;
 
 use std::future::Future;
@@ -43,8 +44,8 @@ pub use self::acks::{ACK_AGE_MAX, ACKS_MAX};
 use self::gets::Gets;
 pub use self::http::UNHEALTHY_AFTER_DEFAULT;
 pub use self::level::{CALM_STEPS, LevelFacts, LevelRange, LevelReason, LevelState};
-use self::metrics::PressureGauge;
 use self::lifecycle::{Leaving, Premises, take_place};
+use self::metrics::PressureGauge;
 pub use self::push::AHEAD_FOR;
 use self::push::{Pusher, PusherSetup};
 use self::server::{Calls, Server, ServerParts};
@@ -81,7 +82,8 @@ pub struct AgentOptions {
     pub limits: PipelineLimits,
     /// The best and the fastest level of compression.
     pub levels: LevelRange,
-    /// Bytes per second that it may send and receive at most; `None` for as many as it can.
+    /// Bytes per second that the store of the context was opened to send and receive at most; `None` for as many as it
+    /// can.
     pub max_rate: Option<u64>,
     /// Where metrics and health are given over HTTP; `None` for nowhere.
     pub metrics: Option<SocketAddr>,
@@ -243,6 +245,15 @@ fn locate(ctx: &Context, options: &AgentOptions) -> Result<Spool> {
     located.map_err(|source| EngineError::local("look at", path, source))
 }
 
+/// How long a limit of the rate may hold up one push, when all that may be in flight is.
+fn time_at_rate(ctx: &Context, options: &AgentOptions) -> Duration {
+    let Some(limiter) = ctx.store.limiter() else { return Duration::ZERO };
+    let size =
+        options.data.control().map_or(walden_pg::WalSegmentSize::MAX, |control| control.wal_segment_size);
+    let bytes = size.bytes().saturating_mul(u64::from(options.limits.in_flight.get()) + 1);
+    Duration::from_secs(bytes / limiter.bytes_per_second())
+}
+
 /// Looks at the room that WAL has, and gives metrics to those who ask, for ever.
 async fn tell(metrics: Option<http::HttpListener>, data: DataDirectory, status: StatusHandle) {
     let (gauge, clock) = (status.0.pressure.clone(), Arc::clone(&status.0.ctx.clock));
@@ -259,14 +270,14 @@ fn assemble(ctx: Context, options: &AgentOptions, spool: Spool, metrics: Option<
     let leaving = Leaving::default();
     let archiver = Archiver::new(ctx.clone()).with_data_directory(Some(options.data.clone()));
     let pusher = Pusher::new(PusherSetup {
-        pipeline: Pipeline::new(archiver, options.limits),
+        pipeline: Pipeline::new(archiver, with_places_for_hooks(options.limits)),
         limits: options.limits,
         data: options.data.clone(),
         range: options.levels,
         clock: Arc::clone(&ctx.clock),
         counters: Arc::clone(&counters),
         // A file's history, the file itself, and looking at what is in its place.
-        push_deadline: ctx.store_deadline * 3 + Duration::from_mins(1),
+        push_deadline: ctx.store_deadline * 3 + Duration::from_mins(1) + time_at_rate(&ctx, options),
     });
     let (data, directory) = (options.data.clone(), spool.prefetch_directory());
     let gets = Arc::new(Gets::open(ctx.clone(), data, directory, options.prefetch_bytes));
@@ -286,6 +297,11 @@ fn assemble(ctx: Context, options: &AgentOptions, spool: Spool, metrics: Option<
     }));
     let (on_demand, calls) = (options.on_demand, Calls::begun_now());
     Server(Arc::new(ServerParts { caller, on_demand, pusher, gets, counters, status, leaving, calls }))
+}
+
+/// The queue keeps to the limit for what nobody waits for; the pipeline has room for what is waited for besides.
+fn with_places_for_hooks(limits: PipelineLimits) -> PipelineLimits {
+    PipelineLimits { in_flight: limits.in_flight.saturating_add(queue::PLACES_FOR_HOOKS), ..limits }
 }
 
 /// Stays until there is a reason to leave.

@@ -59,7 +59,7 @@ impl Pace {
             if stopped.load(Ordering::Relaxed) || (waited >= limited && !held) {
                 return;
             }
-            let pause = if held { LOOK } else { (limited - waited).min(LOOK) };
+            let pause = if held { LOOK } else { limited.saturating_sub(waited).min(LOOK) };
             std::thread::sleep(pause);
             waited += pause;
         }

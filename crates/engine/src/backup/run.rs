@@ -183,8 +183,10 @@ impl BackupRunner {
         seconds.checkpoint = watch.lap();
 
         let pace = Arc::new(Pace::new(self.request.max_read_rate));
+        let giving_way = runner.give_way(&begun, &pace);
         let copied = Arc::new(runner.copy(postgres, &begun, &pace, &mut warnings).await?);
         seconds.copying = watch.lap();
+        drop(giving_way);
         seconds.giving_way = pace.held().as_secs_f64();
 
         let described = runner.describe(&begun, &copied, names, &mut warnings).await?;
@@ -280,7 +282,6 @@ impl BackupRunner {
             progress: Arc::clone(&self.ctx.progress),
             pace: Arc::clone(pace),
         };
-        let _giving_way = self.give_way(begun, pace);
         let (shared, full) = Shared::new(request, self.request.jobs)?;
         let copying = Copying(Arc::clone(&shared));
         let uploads = Task::spawn(upload_packs(

@@ -89,10 +89,8 @@ pub(crate) fn parse(text: &str) -> Result<Page, String> {
 
 fn checked_name(name: &str) -> Result<&str, String> {
     let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
-    match name.starts_with("walden_") && name.chars().all(good) && !name.ends_with("_total") {
-        true => Ok(name),
-        false => Err(format!("not a good name: {name}")),
-    }
+    let fits = name.starts_with("walden_") && name.chars().all(good) && !name.ends_with("_total");
+    if fits { Ok(name) } else { Err(format!("not a good name: {name}")) }
 }
 
 /// Takes a sample line apart; timestamps and exemplars are not ours to give.
