@@ -313,17 +313,17 @@ impl Pipeline {
 
     /// Reads, scans, hashes and compresses, on one thread where that is possible.
     async fn compress(&self, job: Job, turn: &Turn) -> Result<Compressed> {
-        let (mut job, mut previous) = (job, turn.previous_now());
-        let mut thread = self.thread().await?;
-        if previous.is_none() && matches!(job.memory, Memory::Whole { .. }) {
-            (job, thread) = blocking(move || job.read().map(|job| (job, thread))).await?;
-        }
-        if previous.is_none() {
+        let (mut job, mut thread) = (job, self.thread().await?);
+        if !turn.is_previous_known() {
+            if matches!(job.memory, Memory::Whole { .. }) {
+                (job, thread) = blocking(move || job.read().map(|job| (job, thread))).await?;
+            }
             // The one before may need the thread.
             drop(thread);
-            previous = Some(turn.previous().await);
+            turn.previous().await;
             thread = self.thread().await?;
         }
+        let previous = turn.previous().await;
         if matches!(job.memory, Memory::Streamed(_)) {
             self.shared.pool.trim();
         }
@@ -335,7 +335,7 @@ impl Pipeline {
                 Some(sealer) => sealer,
                 None => Sealer::new(job.level, IdentityHash::Plain).map_err(seal_failed)?,
             };
-            let compressed = job.complete(previous.flatten().as_deref(), &mut sealer)?;
+            let compressed = job.complete(previous.as_deref(), &mut sealer)?;
             shared.idle().push(sealer);
             Ok(compressed)
         };
@@ -395,8 +395,11 @@ impl Pipeline {
             return Err(changed(path));
         }
         drop(sending);
-        let timings =
-            SegmentTimings { wait: begun - asked, send: begun.elapsed(), ..SegmentTimings::default() };
+        let timings = SegmentTimings {
+            wait: begun.duration_since(asked),
+            send: begun.elapsed(),
+            ..SegmentTimings::default()
+        };
         Ok(Pushed { report, file: identity, timings, level })
     }
 }

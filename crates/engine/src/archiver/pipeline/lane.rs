@@ -24,10 +24,24 @@ use crate::indexing::entry_of;
 /// While there is more to come, the memory for other processes is written no more often.
 const MEMORY_WRITTEN_EVERY: Duration = Duration::from_millis(250);
 
-/// What a scan left for the next one: `None` until it is done, `Some(None)` when there is nothing.
-type Scanned = Option<Option<Arc<SegmentIndex>>>;
-/// What later segments repeat of one: `None` until it is sealed, `Some(None)` when there is nothing.
-type Sealed = Option<Option<RollupEntry>>;
+/// What one push tells those after it.
+#[derive(Clone)]
+enum Told<T> {
+    NotYet,
+    Nothing,
+    This(T),
+}
+
+impl<T> Told<T> {
+    fn of(value: Option<T>) -> Self {
+        value.map_or(Self::Nothing, Self::This)
+    }
+}
+
+/// What a scan carries over to the next one.
+type Scanned = Told<Arc<SegmentIndex>>;
+/// What later segments repeat of one that is sealed.
+type Sealed = Told<RollupEntry>;
 
 /// All lanes of one pipeline.
 pub(super) struct Lanes {
@@ -111,7 +125,7 @@ impl Carrier {
                 siblings: Vec::new(),
             })
         });
-        self.0.send_replace(Some(carried));
+        self.0.send_replace(Told::of(carried));
     }
 }
 
@@ -144,8 +158,8 @@ impl Lanes {
         let before = before.map(|other| other.sealed.clone()).collect();
         let first = SegmentNumber::new(u64::from(segment.log()) * size.segments_per_log());
         let known_before = lane.known.range(first..id.number).map(|(_, entry)| *entry).collect();
-        let (scanned, scanned_by_others) = watch::channel(None);
-        let (sealed, sealed_by_others) = watch::channel(None);
+        let (scanned, scanned_by_others) = watch::channel(Told::NotYet);
+        let (sealed, sealed_by_others) = watch::channel(Told::NotYet);
         lane.turns.push(Entered {
             ticket,
             segment,
@@ -218,7 +232,8 @@ impl Lanes {
         let lanes = Arc::clone(self);
         self.behind.run(async move {
             // Taken only now, so that an older one never comes after a newer one.
-            let Some((memory, known)) = lanes.state().lanes.get_mut(&key).and_then(Lane::to_write) else {
+            let Some((memory, known)) = lanes.state().lanes.get_mut(&key).and_then(Lane::take_unwritten)
+            else {
                 return;
             };
             let write = tokio::task::spawn_blocking(move || memory.write(&lanes.ctx, key.0, known));
@@ -326,7 +341,7 @@ impl Lane {
     }
 
     /// What other processes are to know, if they don't.
-    fn to_write(&mut self) -> Option<(Memory, Vec<RollupEntry>)> {
+    fn take_unwritten(&mut self) -> Option<(Memory, Vec<RollupEntry>)> {
         if !std::mem::take(&mut self.is_dirty) {
             return None;
         }
@@ -344,16 +359,14 @@ impl Turn {
         self.segment
     }
 
-    /// What the segment before carries over, if that is known by now.
-    pub(super) fn previous_now(&self) -> Option<Option<Arc<SegmentIndex>>> {
+    /// Whether it is known by now what the segment before carries over.
+    pub(super) fn is_previous_known(&self) -> bool {
         match &self.previous {
-            Previous::Known(index) => Some(index.clone()),
-            Previous::InFlight(scanned) => match (&*scanned.borrow(), scanned.has_changed()) {
-                (Some(index), _) => Some(index.clone()),
-                // It failed.
-                (None, Err(_)) => Some(None),
-                (None, Ok(_)) => None,
-            },
+            Previous::Known(_) => true,
+            // Whoever was to tell it may be gone.
+            Previous::InFlight(told) => {
+                !matches!(*told.borrow(), Told::NotYet) || told.has_changed().is_err()
+            }
         }
     }
 
@@ -387,7 +400,8 @@ impl Turn {
 
     /// Tells those after it what to repeat of it.
     pub(super) fn sealed(&self, index: Option<&SegmentIndex>, object_bytes: u64, index_bytes: u64) {
-        self.sealed.send_replace(Some(index.and_then(|index| entry_of(index, object_bytes, index_bytes))));
+        let entry = index.and_then(|index| entry_of(index, object_bytes, index_bytes));
+        self.sealed.send_replace(Told::of(entry));
     }
 
     /// Notes that the segment is in the archive, as an object of this size with an index frame of this size.
@@ -410,7 +424,9 @@ impl Drop for Turn {
 }
 
 /// Waits until something is told; nothing when whoever was to tell it is gone.
-async fn wait_for<T: Clone>(mut told: watch::Receiver<Option<Option<T>>>) -> Option<T> {
-    let value = told.wait_for(Option::is_some).await.ok()?;
-    value.clone().flatten()
+async fn wait_for<T: Clone>(mut told: watch::Receiver<Told<T>>) -> Option<T> {
+    match &*told.wait_for(|told| !matches!(told, Told::NotYet)).await.ok()? {
+        Told::This(value) => Some(value.clone()),
+        Told::Nothing | Told::NotYet => None,
+    }
 }
