@@ -33,11 +33,6 @@ impl Acks {
         self.0.len()
     }
 
-    /// Whether no more files should be archived ahead.
-    pub(super) fn is_full(&self) -> bool {
-        self.len() >= ACKS_MAX
-    }
-
     /// Whether there is one for the name that could be used now.
     pub(super) fn has(&self, name: &str, now: Duration) -> bool {
         self.0.get(name).is_some_and(|ack| is_fresh(ack, now))
@@ -49,7 +44,7 @@ impl Acks {
         if report.bytes != file.bytes || has_coarse_stamps(&file) {
             return;
         }
-        if self.is_full() && !self.0.contains_key(&report.name) {
+        if self.len() >= ACKS_MAX && !self.0.contains_key(&report.name) {
             let oldest = self.0.iter().min_by_key(|(_, ack)| ack.at).map(|(name, _)| name.clone());
             if let Some(name) = oldest {
                 self.0.remove(&name);
@@ -147,12 +142,12 @@ mod tests {
     fn an_ack_gets_old_by_a_clock_that_nobody_sets() {
         let mut acks = Acks::default();
         acks.insert(file(), report("a"), NOW);
-        let last = NOW + ACK_AGE_MAX - Duration::from_nanos(1);
+        let last = NOW + ACK_AGE_MAX.saturating_sub(Duration::from_nanos(1));
         assert!(acks.take_fitting("a", &file(), last).is_some());
         assert!(acks.has("a", last) && !acks.has("a", NOW + ACK_AGE_MAX));
         assert!(acks.take_fitting("a", &file(), NOW + ACK_AGE_MAX).is_none());
         acks.insert(file(), report("a"), NOW);
-        assert!(acks.take_fitting("a", &file(), NOW - Duration::from_secs(1)).is_none());
+        assert!(acks.take_fitting("a", &file(), Duration::ZERO).is_none());
     }
 
     #[test]

@@ -366,3 +366,58 @@ pub fn ready_files(data_directory: &Path, max: usize) -> io::Result<Vec<PathBuf>
     let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
     Ok(paths.filter(|path| path.extension().is_some_and(|ending| ending == "ready")).take(max).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::spool::tests::spool_in;
+
+    #[test]
+    fn an_agent_is_started_now_and_then_and_its_complaints_are_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let spool = spool_in(directory.path());
+        std::fs::create_dir(spool.directory()).unwrap();
+        std::fs::write(spool.log_path(), b"of the one before\n").unwrap();
+        let start = |script: &str| {
+            start_on_demand(&spool, Path::new("/bin/sh"), ["-c".into(), script.into()]).unwrap()
+        };
+        let started = start("echo to nowhere; echo complaint >&2");
+        let StartOutcome::Started { pid } = started else { panic!("not started") };
+        assert_eq!(start("echo second >&2"), StartOutcome::NotNow);
+        let log = || std::fs::read_to_string(spool.log_path()).unwrap();
+        while !log().contains("complaint") {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!(!log().contains("nowhere") && !log().contains("of the one before"), "{}", log());
+        assert_ne!(pid, std::process::id());
+    }
+
+    #[test]
+    fn files_that_wait_are_counted_only_as_far_as_asked() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(ready_files(directory.path(), 2).is_err());
+        let status = directory.path().join("pg_wal/archive_status");
+        std::fs::create_dir_all(&status).unwrap();
+        assert_eq!(ready_files(directory.path(), 2).unwrap(), Vec::<PathBuf>::new());
+        for name in ["a.done", "b.ready", "c.ready", "d.ready"] {
+            std::fs::write(status.join(name), b"").unwrap();
+        }
+        assert_eq!(ready_files(directory.path(), 2).unwrap().len(), 2);
+        assert_eq!(ready_files(directory.path(), 9).unwrap().len(), 3);
+    }
+
+    #[test]
+    fn only_files_of_this_pg_wal_are_the_agents_whatever_path_leads_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let spool = spool_in(directory.path());
+        let (data, elsewhere) = (directory.path().join("data"), directory.path().join("wal"));
+        std::fs::create_dir(&elsewhere).unwrap();
+        // pg_wal is often a link to another disk.
+        std::os::unix::fs::symlink(&elsewhere, data.join("pg_wal")).unwrap();
+        let name = |path: PathBuf| name_in_pg_wal(&spool, &path);
+        assert_eq!(name(data.join("pg_wal/00000002.history")).as_deref(), Some("00000002.history"));
+        assert_eq!(name(elsewhere.join("00000002.history")).as_deref(), Some("00000002.history"));
+        assert_eq!(name(data.join("00000002.history")), None);
+        assert_eq!(name(directory.path().join("nowhere/00000002.history")), None);
+    }
+}

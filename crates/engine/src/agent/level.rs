@@ -1,4 +1,4 @@
-//! How hard to compress, decided anew for every file from what waits and from what is busy.
+//! How hard to compress, decided anew every second from what waits and from what was busy.
 //!
 //! The steps go from the best level allowed to the fastest one. There are three situations:
 //! - **Nothing waits.** There is time: a step towards the best level.
@@ -9,7 +9,8 @@
 //!   which is free again the sooner a file is sealed: if the queue grows, a step towards the fastest level.
 //!
 //! Steps towards the best level are taken slowly, one after [`CALM_STEPS`] observations that all ask for it, those towards
-//! the fastest at once; so the level does not flutter at the border between two of them.
+//! the fastest at once; so the level does not flutter at the border between two of them. Where it came nearer to the best
+//! one because of the network and finds the processor busy, it goes back by one step, and so stays where both are.
 
 use serde::{Deserialize, Serialize};
 use walden_store::CompressionLevel;
@@ -62,21 +63,19 @@ impl LevelRange {
     }
 }
 
-/// What is known when a file is about to be compressed.
+/// What was known over the last second.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LevelFacts {
     /// Files that wait and are not begun.
     pub waiting: u64,
-    /// The same a few seconds before.
+    /// The same a second before.
     pub waiting_before: u64,
-    /// Files that are being read, hashed and compressed.
-    pub sealing: u64,
-    /// Objects that are being sent.
-    pub sending: u64,
     /// Files that may be compressed at once.
     pub sealers: u64,
-    /// Files that may be in flight at once.
-    pub in_flight_max: u64,
+    /// Whether mostly that many were.
+    pub sealers_busy: bool,
+    /// Whether mostly everything that may be in flight was, and was being sent.
+    pub senders_busy: bool,
 }
 
 /// Why the level is what it is: the last situation that changed it or kept it at an end of the range.
@@ -138,14 +137,16 @@ impl LevelState {
         self.reason
     }
 
-    /// The state after one more observation: for every file that is begun, and once a second.
+    /// The state after one more observation: once a second.
     #[must_use]
     pub fn next(self, range: LevelRange, facts: &LevelFacts) -> Self {
         match self.wish(facts) {
             Wish::Faster(step, reason) => {
-                let step = step.min(range.steps());
+                // Where the network was the limit a moment ago, the way back is one step: the best level is near.
+                let most = if self.reason == LevelReason::Network { self.step + 1 } else { range.steps() };
                 // What is faster already stays so: there is work waiting.
-                Self { step: self.step.max(step), calm: 0, reason }
+                let step = self.step.max(step.min(most)).min(range.steps());
+                Self { step, calm: 0, reason }
             }
             Wish::Better(reason) if self.step == 0 => Self { step: 0, calm: 0, reason },
             Wish::Better(reason) if self.calm + 1 >= CALM_STEPS => {
@@ -160,19 +161,17 @@ impl LevelState {
         if facts.waiting == 0 {
             return Wish::Better(LevelReason::Idle);
         }
-        let sealers = facts.sealers.max(1);
-        let bearable = WAITING_PER_SEALER * sealers;
-        let grows = facts.waiting > facts.waiting_before;
-        if facts.sealing >= sealers {
+        let bearable = WAITING_PER_SEALER * facts.sealers.max(1);
+        if facts.sealers_busy {
             return match (facts.waiting / bearable).checked_ilog2() {
                 None => Wish::Stay,
                 Some(doublings) => Wish::Faster(doublings + 1, LevelReason::Backlog),
             };
         }
-        if facts.sending + facts.sealing >= facts.in_flight_max && facts.sending > facts.sealing {
+        if facts.senders_busy {
             return Wish::Better(LevelReason::Network);
         }
-        if grows && facts.waiting >= bearable {
+        if facts.waiting > facts.waiting_before && facts.waiting >= bearable {
             return Wish::Faster(self.step + 1, LevelReason::Memory);
         }
         Wish::Stay
@@ -190,8 +189,8 @@ mod tests {
         LevelRange::new(level(best), level(fastest))
     }
 
-    fn facts(waiting: u64, sealing: u64, sending: u64) -> LevelFacts {
-        LevelFacts { waiting, waiting_before: waiting, sealing, sending, sealers: 2, in_flight_max: 8 }
+    fn facts(waiting: u64, sealers_busy: bool, senders_busy: bool) -> LevelFacts {
+        LevelFacts { waiting, waiting_before: waiting, sealers: 2, sealers_busy, senders_busy }
     }
 
     fn after(mut state: LevelState, range: LevelRange, times: u32, facts: &LevelFacts) -> (i32, LevelReason) {
@@ -216,7 +215,7 @@ mod tests {
     #[test]
     fn the_longer_the_queue_the_faster_while_the_processor_is_the_limit() {
         let range = range(6, -3);
-        let level = |waiting| after(LevelState::default(), range, 1, &facts(waiting, 2, 2));
+        let level = |waiting| after(LevelState::default(), range, 1, &facts(waiting, true, false));
         assert_eq!(level(3), (6, LevelReason::Idle), "a short queue is none");
         assert_eq!(level(4), (5, LevelReason::Backlog));
         assert_eq!(level(8), (4, LevelReason::Backlog));
@@ -227,20 +226,20 @@ mod tests {
     #[test]
     fn a_slow_network_is_met_with_smaller_objects() {
         let range = range(6, -3);
-        let mut state = LevelState::default().next(range, &facts(100, 2, 2));
+        let mut state = LevelState::default().next(range, &facts(100, true, false));
         let fast = state.level(range).get();
         for _ in 0..CALM_STEPS {
             assert_eq!(state.level(range).get(), fast, "not at once");
-            state = state.next(range, &facts(100, 1, 7));
+            state = state.next(range, &facts(100, false, true));
         }
         assert_eq!((state.level(range).get(), state.reason()), (fast + 1, LevelReason::Network));
-        assert_eq!(after(state, range, 100, &facts(100, 0, 8)), (6, LevelReason::Network));
+        assert_eq!(after(state, range, 100, &facts(100, false, true)), (6, LevelReason::Network));
     }
 
     #[test]
     fn the_queue_does_not_grow_beside_an_idle_core_without_an_answer() {
         // Neither all sealers nor all senders are busy: memory keeps the next file out.
-        let growing = LevelFacts { waiting_before: 3, ..facts(20, 1, 1) };
+        let growing = LevelFacts { waiting_before: 3, ..facts(20, false, false) };
         assert_eq!(after(LevelState::default(), range(6, -3), 1, &growing), (5, LevelReason::Memory));
         assert_eq!(after(LevelState::default(), range(6, -3), 50, &growing), (-3, LevelReason::Memory));
         let shrinking = LevelFacts { waiting_before: 30, ..growing };
@@ -250,11 +249,11 @@ mod tests {
     #[test]
     fn the_level_comes_back_slowly_when_nothing_waits() {
         let range = range(3, -2);
-        let busy = LevelState::default().next(range, &facts(2_000, 2, 6));
+        let busy = LevelState::default().next(range, &facts(2_000, true, false));
         assert_eq!(busy.level(range).get(), -2);
-        assert_eq!(after(busy, range, CALM_STEPS - 1, &facts(0, 0, 1)).0, -2);
-        assert_eq!(after(busy, range, CALM_STEPS, &facts(0, 0, 1)).0, -1);
-        assert_eq!(after(busy, range, CALM_STEPS * 4, &facts(0, 0, 0)), (3, LevelReason::Idle));
+        assert_eq!(after(busy, range, CALM_STEPS - 1, &facts(0, false, false)).0, -2);
+        assert_eq!(after(busy, range, CALM_STEPS, &facts(0, false, false)).0, -1);
+        assert_eq!(after(busy, range, CALM_STEPS * 4, &facts(0, false, false)), (3, LevelReason::Idle));
     }
 
     #[test]
@@ -263,30 +262,46 @@ mod tests {
         let (mut state, mut changes) = (LevelState::default(), 0);
         for turn in 0..200_u64 {
             // Now the sealers are busy and now not, and the queue is now short and now gone.
-            let facts = facts(turn % 6, 1 + turn % 2, 3);
-            let next = state.next(range, &facts);
+            let next = state.next(range, &facts(turn % 6, turn % 2 == 1, false));
             changes += u32::from(next.level(range) != state.level(range));
             state = next;
         }
         assert!(changes <= 2, "{changes}");
     }
 
+    #[test]
+    fn between_processor_and_network_it_stays_near_the_level_where_both_are_busy() {
+        let range = range(9, -3);
+        let mut state = LevelState::default().next(range, &facts(2_000, true, false));
+        let mut seen = Vec::new();
+        for second in 0..400 {
+            // Above level 4 the processor is the limit, up to it the network.
+            let too_good = state.level(range).get() > 4;
+            state = state.next(range, &facts(2_000, too_good, !too_good));
+            if second >= 100 {
+                seen.push(state.level(range).get());
+            }
+        }
+        assert!(seen.iter().all(|level| [4, 5].contains(level)), "{seen:?}");
+        assert!(seen.iter().filter(|level| **level == 4).count() > seen.len() / 2);
+    }
+
     proptest! {
         #[test]
         fn the_level_is_always_in_the_range(
             best in -7_i32..=19, fastest in -7_i32..=19,
-            observed in prop::collection::vec((0_u64..5_000, 0_u64..5_000, 0_u64..20, 0_u64..20, 0_u64..9), 0..60),
+            observed in prop::collection::vec((0_u64..5_000, 0_u64..5_000, 0_u64..9, any::<bool>(), any::<bool>()), 0..60),
         ) {
             let range = range(best, fastest);
             let mut state = LevelState::default();
-            for (waiting, waiting_before, sealing, sending, sealers) in observed {
-                let facts = LevelFacts { waiting, waiting_before, sealing, sending, sealers, in_flight_max: 8 };
+            for (waiting, waiting_before, sealers, sealers_busy, senders_busy) in observed {
+                let facts = LevelFacts { waiting, waiting_before, sealers, sealers_busy, senders_busy };
                 let before = state.level(range);
                 state = state.next(range, &facts);
                 let level = state.level(range);
                 prop_assert!((range.fastest()..=range.best()).contains(&level.get()));
                 // With a queue and a processor that is the limit it never gets slower.
-                if waiting > 0 && sealing >= sealers.max(1) {
+                if waiting > 0 && sealers_busy {
                     prop_assert!(level <= before);
                 }
             }

@@ -4,7 +4,6 @@
 //! pushed when, and how hard it is compressed. A hook is told "done" in two cases only: the very file that it sees was
 //! pushed since it asked, or there is an ack of that file.
 
-use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,14 +15,15 @@ use walden_pg::{ArchiveFileName, WalSegmentSize};
 use walden_store::CompressionLevel;
 
 use super::acks::{ACKS_MAX, Acks};
-use super::level::{LevelFacts, LevelRange, LevelState};
+use super::level::{LevelRange, LevelState};
 use super::protocol::{AgentFailure, Answer};
-use super::queue::{Allowance, PushEnd, PushQueue};
+use super::queue::{Allowance, PushEnd, PushQueue, is_of_the_file};
 use super::since_boot;
 use super::status::{
     AgentCounters, LastArchived, LastFailure, LevelStatus, LoadStatus, PushStatus, RetryStatus, add,
     resident_bytes,
 };
+use super::trend::{Moment, Trend};
 use super::watch::{Change, Watch, scan};
 use crate::archiver::{FileIdentity, Pipeline, PipelineLimits, Pushed};
 use crate::clock::Clock;
@@ -37,8 +37,6 @@ pub const AHEAD_FOR: Duration = Duration::from_mins(1);
 const LOOK_PAUSE: Duration = Duration::from_secs(5);
 /// A call may lead to a look, if the last one is this old.
 const LOOK_PAUSE_CALLED: Duration = Duration::from_secs(1);
-/// The trend of the queue is judged over this time.
-const TREND_OVER: Duration = Duration::from_secs(3);
 /// So many files are told in the status that failed and are tried again.
 const RETRIES_TOLD: usize = 8;
 
@@ -67,8 +65,7 @@ struct State {
     waiters: Vec<Waiter>,
     tickets: u64,
     level: LevelState,
-    /// The length of the queue at some moments of the last seconds.
-    trend: VecDeque<(Duration, u64)>,
+    trend: Trend,
     last_call: Option<Duration>,
     looked_at: Option<Duration>,
     look_now: bool,
@@ -378,25 +375,17 @@ impl Inner {
         Some(Begun { name, ticket: *tickets, asked, level: state.level.level(self.range) })
     }
 
-    /// Judges the level anew.
+    /// Judges the level anew, when it is time.
     fn observe(&self, state: &mut State, now: Duration) {
-        let waiting = state.waiting();
-        while state.trend.front().is_some_and(|(at, _)| now.saturating_sub(*at) > TREND_OVER) {
-            state.trend.pop_front();
-        }
-        let waiting_before = state.trend.front().map_or(waiting, |(_, length)| *length);
-        if state.trend.back().is_none_or(|(at, _)| now.saturating_sub(*at) >= TREND_OVER / 10) {
-            state.trend.push_back((now, waiting));
-        }
         let load = self.pipeline.load();
-        let facts = LevelFacts {
-            waiting,
-            waiting_before,
-            sealing: load.sealing,
-            sending: load.sending,
-            sealers: u64::from(self.limits.sealers.get()),
-            in_flight_max: u64::from(self.limits.in_flight.get()),
-        };
+        let (sealers, places) =
+            (u64::from(self.limits.sealers.get()), u64::from(self.limits.in_flight.get()));
+        let sealers_busy = load.sealing >= sealers;
+        // Those who wait for memory wait for what is being sent, too.
+        let full = load.waiting > 0 || load.sealing + load.sending >= places;
+        let senders_busy = full && !sealers_busy && load.sending > load.sealing;
+        let moment = Moment { waiting: state.waiting(), sealers_busy, senders_busy };
+        let Some(facts) = state.trend.observe(now, moment, sealers) else { return };
         let next = state.level.next(self.range, &facts);
         if next.level(self.range) != state.level.level(self.range) {
             tracing::debug!(
@@ -601,17 +590,18 @@ impl State {
     fn may_work_ahead(&self, now: Duration) -> bool {
         let called = self.last_call.is_some_and(|at| now.saturating_sub(at) < AHEAD_FOR);
         let called = called || !self.waiters.is_empty();
-        called && !self.leaving && self.acks.len() + self.queue.in_flight() < ACKS_MAX
+        called && !self.leaving && self.queue.archived_ahead(ACKS_MAX) + self.queue.in_flight() < ACKS_MAX
     }
 
     /// Files that wait and are not begun.
     fn waiting(&self) -> u64 {
-        let begun = self.acks.len() + self.queue.in_flight();
+        let begun = self.queue.archived_ahead(ACKS_MAX) + self.queue.in_flight();
         self.queue.ready_files().saturating_sub(begun) as u64
     }
 }
 
-/// Whether a failure says that the archive may not be what it was: then nothing is believed that was remembered of it.
+/// Whether a failure says that the archive may not be what it was, or not ours any more: then nothing is believed that was
+/// remembered of it.
 fn doubts_the_archive(kind: ErrorKind) -> bool {
-    !matches!(kind, ErrorKind::Unavailable | ErrorKind::LocalIo | ErrorKind::Invalid)
+    !is_of_the_file(kind) && kind != ErrorKind::Unavailable
 }

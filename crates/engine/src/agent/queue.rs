@@ -17,8 +17,10 @@ use walden_pg::ArchiveFileName;
 const PAUSE_FIRST: Duration = Duration::from_secs(1);
 /// The longest pause.
 const PAUSE_MAX: Duration = Duration::from_mins(1);
+/// A file that was archived is not archived again ahead for this long, when there is no ack.
+const AGAIN_AFTER: Duration = Duration::from_mins(15);
 /// Files that hooks wait for are begun even when all places are taken, up to so many.
-const PLACES_FOR_HOOKS: usize = 2;
+pub(super) const PLACES_FOR_HOOKS: u32 = 2;
 
 /// A file's place in the order.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,6 +43,8 @@ struct Ready {
     since: Timestamp,
     failed: u32,
     not_before: Duration,
+    /// Archived by us since its `.ready` file came.
+    archived: bool,
 }
 
 /// How a push ended, as far as the queue is concerned.
@@ -128,7 +132,7 @@ impl PushQueue {
         allowance: Allowance,
         archived: impl Fn(&str) -> bool,
     ) -> Option<String> {
-        let most = if self.asked.is_empty() { 0 } else { PLACES_FOR_HOOKS };
+        let most = if self.asked.is_empty() { 0 } else { PLACES_FOR_HOOKS as usize };
         if self.in_flight.len() >= allowance.in_flight_max + most {
             return None;
         }
@@ -167,7 +171,7 @@ impl PushQueue {
                 self.ahead_not_before = Duration::ZERO;
                 if let Some(ready) = self.ready.get_mut(&Place::of(name)) {
                     // Mostly there is an ack. When it could not be kept, this keeps the file from being pushed for ever.
-                    (ready.failed, ready.not_before) = (0, now + PAUSE_MAX);
+                    *ready = Ready { failed: 0, not_before: now + AGAIN_AFTER, archived: true, ..*ready };
                 }
             }
             PushEnd::Failed(kind) => {
@@ -204,6 +208,11 @@ impl PushQueue {
         self.in_flight.len()
     }
 
+    /// How many files were archived and are still wanted, as far as `max`: PostgreSQL has not asked for them yet.
+    pub(super) fn archived_ahead(&self, max: usize) -> usize {
+        self.ready.values().filter(|ready| ready.archived).take(max).count()
+    }
+
     /// The files that are not archived, in their order, with the dates of their `.ready` files.
     pub(super) fn unarchived<'a>(
         &'a self,
@@ -224,7 +233,7 @@ impl PushQueue {
 
 impl Ready {
     fn new(since: Timestamp) -> Self {
-        Self { since, failed: 0, not_before: Duration::ZERO }
+        Self { since, failed: 0, not_before: Duration::ZERO, archived: false }
     }
 }
 
@@ -237,7 +246,7 @@ fn pause(failed: u32) -> Duration {
 }
 
 /// Whether a failure says something about the file, and nothing about the next one.
-fn is_of_the_file(kind: ErrorKind) -> bool {
+pub(super) fn is_of_the_file(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::Conflict | ErrorKind::Invalid | ErrorKind::Corrupt | ErrorKind::LocalIo)
 }
 
@@ -368,8 +377,14 @@ mod tests {
         assert_eq!(queue.retries(NOW).count(), 1);
         assert!(!queue.is_ready(&segment(2)));
         assert_eq!(next(&mut queue), Some(segment(3)));
+        queue.ended(&segment(3), PushEnd::Archived, NOW);
+        assert_eq!(queue.archived_ahead(9), 1);
         queue.remove(&segment(1));
-        assert_eq!((queue.ready_files(), queue.in_flight()), (1, 1));
+        assert_eq!((queue.ready_files(), queue.in_flight(), queue.archived_ahead(9)), (1, 0, 1));
+        // Its next `.ready` file is of another file.
+        queue.remove(&segment(3));
+        queue.add(&segment(3), Timestamp::UNIX_EPOCH);
+        assert_eq!((queue.archived_ahead(9), next(&mut queue)), (0, Some(segment(3))));
     }
 
     proptest! {
@@ -396,7 +411,7 @@ mod tests {
                         queue.ended(&name, end, now);
                     }
                 }
-                prop_assert!(flying.len() <= ALL.in_flight_max + PLACES_FOR_HOOKS);
+                prop_assert!(flying.len() <= ALL.in_flight_max + PLACES_FOR_HOOKS as usize);
                 prop_assert_eq!(queue.in_flight(), flying.len());
             }
         }

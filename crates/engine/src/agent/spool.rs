@@ -125,12 +125,14 @@ impl Spool {
     /// Opens the directory.
     ///
     /// # Errors
-    /// When it is not there, is a symbolic link, or belongs to another user: then whoever listens there is a stranger.
+    /// When it is not there, is a symbolic link, or belongs to another user: then whoever listens there is a stranger. Root
+    /// takes that of the data directory's owner, too.
     pub fn open(&self) -> io::Result<OpenSpool> {
         let directory =
             OpenOptions::new().read(true).custom_flags(O_DIRECTORY | O_NOFOLLOW).open(&self.directory)?;
         let (owner, user) = (directory.metadata()?.uid(), nix::unistd::geteuid());
-        if owner != user.as_raw() && !user.is_root() {
+        let served = user.is_root() && owner == self.data_directory.metadata()?.uid();
+        if owner != user.as_raw() && !served {
             let message = format!("the agent's directory belongs to another user uid={owner}");
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
         }
@@ -251,14 +253,15 @@ impl AgentLock {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use walden_store::{Environment, StoreConfig, settings_fingerprint};
+
     use super::*;
 
     /// A spool for an empty data directory.
     pub(in super::super) fn spool_in(directory: &Path) -> Spool {
         let data = directory.join("data");
         std::fs::create_dir_all(&data).unwrap();
-        let settings =
-            walden_store::settings_fingerprint(&walden_store::StoreConfig::default(), &Default::default());
+        let settings = settings_fingerprint(&StoreConfig::default(), &Environment::default());
         Spool::locate(directory, &data, "file:///repo", &"main".parse().unwrap(), &settings).unwrap()
     }
 
@@ -266,8 +269,7 @@ pub(super) mod tests {
     fn each_data_directory_repository_and_server_has_its_own_place() {
         let directory = tempfile::tempdir().unwrap();
         let one = spool_in(directory.path());
-        let settings =
-            walden_store::settings_fingerprint(&walden_store::StoreConfig::default(), &Default::default());
+        let settings = settings_fingerprint(&StoreConfig::default(), &Environment::default());
         let locate = |data: &str, repository: &str, server: &str| {
             let data = directory.path().join(data);
             Spool::locate(directory.path(), &data, repository, &server.parse().unwrap(), &settings).unwrap()

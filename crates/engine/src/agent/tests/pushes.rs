@@ -10,6 +10,7 @@ use walden_testkit::stores::{Fault, FaultRule};
 use super::bench::{bench, bench_on_s3, name, segment};
 use crate::RESTORED_MARKER;
 use crate::agent::client::{DoItYourself, PushAnswer};
+use crate::agent::{ACKS_MAX, AgentStatus};
 use crate::archiver::PushOutcome;
 
 fn is_done(answer: &PushAnswer, expect_ahead: bool) -> bool {
@@ -193,5 +194,44 @@ async fn direct_pushes_beside_the_agent_harm_nobody() {
         request.method == Method::PUT && !request.conditional && request.path.contains("/wal/")
     });
     assert_eq!(stored.count(), 0, "nothing is ever written over");
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_believed_of_an_archive_that_is_not_what_it_was() {
+    let (bench, server) = bench_on_s3().await;
+    let names: Vec<_> = (2..5).map(|number| bench.finish(number)).collect();
+    let agent = bench.start(bench.options()).await;
+    assert!(is_done(&bench.push(&names[0]).await, false));
+    bench.until("the others are archived", |status| status.push.acks == 3).await;
+    server.inject(FaultRule::next(Fault::NoSuchBucket, Method::PUT, 1));
+    let later = bench.finish(5);
+    assert!(failure_kind(&bench.push(&later).await).is_some());
+    server.clear_faults();
+    let _ = server.take_requests();
+    // Looked at anew: the store has it, and says so.
+    let PushAnswer::Done { report, ahead: false } = bench.push(&names[1]).await else { panic!("not done") };
+    assert_eq!(report.outcome, PushOutcome::AlreadyStored);
+    assert!(server.take_requests().iter().any(|request| request.path.contains(&names[1])));
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_is_archived_ahead_than_allowed() {
+    let bench = bench().await;
+    let names: Vec<_> = (2..ACKS_MAX as u64 + 12).map(|number| bench.finish(number)).collect();
+    let agent = bench.start(bench.options()).await;
+    // The first can't be archived, so PostgreSQL goes no further.
+    std::fs::write(bench.wal(&names[0]), b"torn").unwrap();
+    assert_eq!(failure_kind(&bench.push(&names[0]).await), Some(ErrorKind::Invalid));
+    let full = |status: &AgentStatus| status.push.archived_files >= ACKS_MAX as u64;
+    bench.until("as many are archived as may be", full).await;
+    assert_eq!(failure_kind(&bench.push(&names[0]).await), Some(ErrorKind::Invalid));
+    let status = bench.until("nothing is in flight", |status| status.push.in_flight == 0).await;
+    assert_eq!((status.push.archived_files, status.push.acks), (ACKS_MAX as u64, ACKS_MAX as u64));
+    assert!(!status.push.ahead);
+    // With every one that PostgreSQL takes there is room for another.
+    bench.done(&names[1]);
+    bench.until("one more is archived", |status| status.push.archived_files == ACKS_MAX as u64 + 1).await;
     agent.stop().await;
 }
