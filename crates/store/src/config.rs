@@ -137,8 +137,11 @@ pub struct S3Config {
     /// A profile of the AWS configuration files; needs a build with the cargo feature `aws-sdk`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub profile: Option<String>,
-    /// Leave the body out of the request's signature, which saves hashing it. Refused without TLS.
-    pub unsigned_payload: bool,
+    /// Leave the body out of the request's signature, which saves hashing it again. Unless set: with https, where TLS
+    /// protects it; not with http, where nothing else does. Some buckets' policies refuse what is not signed: set it to
+    /// `false` there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unsigned_payload: Option<bool>,
     /// A checksum for S3 to verify on upload.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checksum: Option<UploadChecksum>,

@@ -134,6 +134,13 @@ pub(crate) fn at_endpoint(endpoint: Option<&Url>) -> String {
     endpoint.map(|endpoint| format!(" endpoint={endpoint}")).unwrap_or_default()
 }
 
+/// Whether bodies are left out of the signature, which saves hashing each of them a second time. TLS keeps them whole
+/// and authentic on the way, as it does for what the vendors' own tools send; on a plain connection the signature is all
+/// that does, so there it takes a word of the user's.
+fn is_payload_unsigned(asked: Option<bool>, is_plain: bool) -> bool {
+    asked.unwrap_or(!is_plain)
+}
+
 fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
@@ -286,13 +293,12 @@ impl Setup<'_> {
         let allow_http = self.allow_http(endpoint.as_ref(), "AWS_ALLOW_HTTP")?;
         builder = self.s3_addressing(builder, endpoint.as_ref())?;
         builder = self.s3_encryption(builder)?;
-        if settings.unsigned_payload {
-            if allow_http {
-                let hint = "the signature is what protects the data on an unencrypted connection";
-                return Err(StoreError::config("s3.unsigned_payload needs https", Some(hint)));
-            }
-            builder = builder.with_unsigned_payload(true);
-        }
+        let by_variable = builder
+            .get_config_value(&AmazonS3ConfigKey::UnsignedPayload)
+            .filter(|_| self.environment.get("AWS_UNSIGNED_PAYLOAD").is_some())
+            .and_then(|value| value.parse().ok());
+        let asked = settings.unsigned_payload.or(by_variable);
+        builder = builder.with_unsigned_payload(is_payload_unsigned(asked, allow_http));
         if let Some(checksum) = settings.checksum {
             builder = builder.with_checksum_algorithm(match checksum {
                 UploadChecksum::Sha256 => Checksum::SHA256,
@@ -614,6 +620,52 @@ mod tests {
         open("s3://bucket", "{}", &environment[..3]).unwrap_err();
     }
 
+    /// What a PUT to a plain endpoint says of its body's hash.
+    async fn announced_hash(setting: &str, environment: &[(&str, &str)]) -> String {
+        use std::io::{Read, Write};
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let (mut request, mut piece) = (Vec::new(), [0; 4096]);
+            while !String::from_utf8_lossy(&request).contains("the body") {
+                let read = stream.read(&mut piece).unwrap();
+                request.extend_from_slice(&piece[..read]);
+            }
+            stream.write_all(b"HTTP/1.1 200 OK\r\nETag: \"x\"\r\nContent-Length: 0\r\n\r\n").unwrap();
+            String::from_utf8_lossy(&request).into_owned()
+        });
+        let config = format!(r#"{{"s3":{{"endpoint":"http://127.0.0.1:{port}"{setting}}}}}"#);
+        let environment: Vec<_> = KEYS.iter().chain(environment).copied().collect();
+        let store = open("s3://bucket", &config, &environment).unwrap();
+        let key = walden_core::ObjectKey::parse("main/x.json").unwrap();
+        let body = bytes::Bytes::from_static(b"the body");
+        store
+            .create_record_once(&key, &body, &crate::RetryBudget::new(Duration::from_secs(20)))
+            .await
+            .unwrap();
+        let request = server.join().unwrap().to_ascii_lowercase();
+        let line = request.lines().find_map(|line| line.strip_prefix("x-amz-content-sha256: "));
+        line.unwrap().to_owned()
+    }
+
+    #[tokio::test]
+    async fn bodies_on_a_plain_connection_are_signed_unless_the_user_says_otherwise() {
+        let hash = walden_core::sha256_hex(b"the body");
+        assert_eq!(announced_hash("", &[]).await, hash);
+        assert_eq!(announced_hash(r#","unsigned_payload":false"#, &[]).await, hash);
+        assert_eq!(announced_hash(r#","unsigned_payload":true"#, &[]).await, "unsigned-payload");
+        let variable = [("AWS_UNSIGNED_PAYLOAD", "true")];
+        assert_eq!(announced_hash("", &variable).await, "unsigned-payload");
+        assert_eq!(announced_hash(r#","unsigned_payload":false"#, &variable).await, hash);
+    }
+
+    #[test]
+    fn bodies_under_tls_are_not_hashed_again_unless_the_user_says_otherwise() {
+        assert!(is_payload_unsigned(None, false) && is_payload_unsigned(Some(true), false));
+        assert!(!is_payload_unsigned(Some(false), false) && !is_payload_unsigned(None, true));
+    }
+
     #[cfg(not(feature = "aws-sdk"))]
     #[test]
     fn a_profile_names_the_feature_that_it_needs() {
@@ -635,11 +687,6 @@ mod tests {
             ("s3://bucket", r#"{"s3":{"sse":"AES256","kms_key_id":"k"}}"#, "needs s3.sse"),
             ("s3://bucket", r#"{"s3":{"storage_class":"DEEP_ARCHIVE"}}"#, "can't be read at once"),
             ("s3://bucket", r#"{"s3":{"storage_class":"A\nB"}}"#, "not valid"),
-            (
-                "s3://bucket",
-                r#"{"s3":{"endpoint":"http://127.0.0.1:1","unsigned_payload":true}}"#,
-                "needs https",
-            ),
             ("s3://bucket", r#"{"s3":{"endpoint":"ftp://host"}}"#, "https://host"),
             ("az://container", "{}", "no Azure storage account"),
             ("s3://bucket", r#"{"ca_bundle":"/nowhere.pem"}"#, "certificate bundle"),

@@ -63,7 +63,7 @@ async fn an_own_authority_is_trusted_when_named_and_only_then() {
         server.store("prefix").open(&StoreConfig { ca_bundle, s3, ..StoreConfig::default() }).unwrap()
     };
     let object = seal("name", b"plain", 1).unwrap();
-    for (n, unsigned) in [false, true].into_iter().enumerate() {
+    for (n, unsigned) in [None, Some(false), Some(true)].into_iter().enumerate() {
         let store = open(Some(bundle.path().to_owned()), unsigned);
         let budget = RetryBudget::seeded(Duration::from_mins(1), 1);
         let key = ObjectKey::parse(&format!("main/{n}.zst")).unwrap();
@@ -75,7 +75,7 @@ async fn an_own_authority_is_trusted_when_named_and_only_then() {
     }
     let budget = RetryBudget::seeded(Duration::from_mins(1), 1);
     let key = ObjectKey::parse("main/none.zst").unwrap();
-    let store = open(None, false);
+    let store = open(None, None);
     let error = store.create_once(&key, &object, &budget).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Config, "{error:?}");
     assert!(error.hint().unwrap().contains("ca_bundle"), "{:?}", error.hint());
