@@ -1,12 +1,12 @@
 //! The rounds: every tool in turn, each in a fresh bucket, all in the same directories.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use walden_testkit::bench::hooks::{Hook, keeps_up};
 use walden_testkit::bench::meter::process_cpu_seconds;
 use walden_testkit::bench::statistics::{figure, median};
+use walden_testkit::bench::store::stored;
 use walden_testkit::bench::worker::{Case, Outcome, Work};
 use walden_testkit::bench::workload::Workload;
 
@@ -56,8 +56,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     workload.data_directory(&root.join("data"), true)?;
     workload.data_directory(&root.join("standby"), false)?;
     fs::write(root.join("standby/standby.signal"), "")?;
-    fs::create_dir(root.join("store"))?;
-    let store = Helper::store(&root.join("store"))?;
+    let store = Helper::store()?;
     let begun = publish::now();
     let mut run = Run { options, workload, root, store, buckets: 0, results: Results::default() };
     run.all(&tools)?;
@@ -179,8 +178,9 @@ impl Run<'_> {
 
     fn acked(&mut self, tool: &Tool, round: usize) -> Result<()> {
         let bucket = self.bucket(tool, &self.store.endpoint.clone())?;
-        let objects = self.objects(&bucket);
-        self.case(tool, "acked", round, &bucket, Work::Acked { objects }, &self.segments(tool))?;
+        let (endpoint, name) = (self.store.endpoint.clone(), bucket.name.clone());
+        let work = Work::Acked { endpoint, bucket: name };
+        self.case(tool, "acked", round, &bucket, work, &self.segments(tool))?;
         self.discard(&bucket)
     }
 
@@ -216,7 +216,7 @@ impl Run<'_> {
     fn bucket(&mut self, tool: &Tool, endpoint: &str) -> Result<Bucket> {
         self.buckets += 1;
         let name = format!("bench-{}", self.buckets);
-        fs::create_dir(self.root.join("store").join(&name))?;
+        self.store.tell("make", &name)?;
         let place = Place {
             endpoint: endpoint.to_owned(),
             bucket: name.clone(),
@@ -234,10 +234,6 @@ impl Run<'_> {
         Ok(Bucket { name, commands, fetching: tool.commands(&standby)? })
     }
 
-    fn objects(&self, bucket: &Bucket) -> PathBuf {
-        self.root.join("store").join(&bucket.name)
-    }
-
     fn log(&self, bucket: &str) -> PathBuf {
         self.root.join(format!("{bucket}.log"))
     }
@@ -251,8 +247,8 @@ impl Run<'_> {
         }
     }
 
-    fn discard(&self, bucket: &Bucket) -> Result<()> {
-        fs::remove_dir_all(self.objects(bucket))?;
+    fn discard(&mut self, bucket: &Bucket) -> Result<()> {
+        self.store.tell("drop", &bucket.name)?;
         fs::remove_dir_all(self.root.join(bucket.name.replace("bench", "home")))?;
         Ok(())
     }
@@ -282,14 +278,13 @@ impl Run<'_> {
             segments: segments.to_vec(),
             deadline_seconds: CASE_MAX_SECONDS,
         };
-        drop(self.store.take_requests()?);
+        self.store.tell("requests", &bucket.name)?;
         let busy = process_cpu_seconds(self.store.pid())?;
         let outcome = worker(&case)?;
         let busy = process_cpu_seconds(self.store.pid())? - busy;
-        let requests = self.store.take_requests()?;
-        let mine = requests.into_iter().find(|requests| requests.bucket == bucket.name);
-        let methods = mine.map_or_else(BTreeMap::new, |requests| requests.methods);
-        let stored = bytes_below(&self.objects(bucket))?;
+        let methods = serde_json::from_str(&self.store.tell("requests", &bucket.name)?)?;
+        let objects = stored(&self.store.endpoint, &bucket.name)?;
+        let stored = objects.iter().map(|(_, bytes)| bytes).sum();
         let record = Record::new(&tool.name, what, round, segments.len(), &outcome);
         let record = record.with_store(methods, busy, stored);
         println!("{}", line(&record));
@@ -318,14 +313,4 @@ fn empty(directory: &Path) -> Result<()> {
         fs::remove_file(entry?.path())?;
     }
     Ok(())
-}
-
-fn bytes_below(directory: &Path) -> Result<u64> {
-    let mut bytes = 0;
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        let metadata = entry.metadata()?;
-        bytes += if metadata.is_dir() { bytes_below(&entry.path())? } else { metadata.len() };
-    }
-    Ok(bytes)
 }

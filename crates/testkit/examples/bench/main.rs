@@ -19,8 +19,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use walden_testkit::bench::delay::DelayProxy;
+use walden_testkit::bench::store::BenchStore;
 use walden_testkit::bench::worker;
-use walden_testkit::stores::S3Server;
 
 /// Whatever stops the bench, for the person who started it.
 type Error = Box<dyn std::error::Error + Send + Sync>;
@@ -31,7 +31,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
-        ["serve", root] => serve(root),
+        ["serve"] => serve(),
         ["proxy", target, milliseconds] => proxy(target, milliseconds),
         ["worker"] => work(),
         ["run", ..] => options::parse(arguments.get(1..).unwrap_or_default()).and_then(|o| cases::run(&o)),
@@ -46,16 +46,26 @@ fn main() -> ExitCode {
     }
 }
 
-/// The object store: says where it is, then answers every line with the requests since the last one.
-fn serve(root: &str) -> Result<()> {
-    let server = S3Server::start_in(root.as_ref(), "bucket")?;
+/// The object store: says where it is, then does what it is told, a line for a line.
+fn serve() -> Result<()> {
+    let store = BenchStore::start()?;
     let mut out = std::io::stdout();
-    writeln!(out, "{}", server.endpoint())?;
+    writeln!(out, "http://{}", store.address())?;
     for line in std::io::stdin().lines() {
-        drop(line?);
-        let requests = server.take_requests();
-        let paths = requests.iter().map(|request| (request.method.as_str(), request.path.as_str()));
-        writeln!(out, "{}", serde_json::to_string(&records::counted(paths))?)?;
+        let line = line?;
+        let answer = match line.split_once(' ') {
+            Some(("make", bucket)) => {
+                store.make_bucket(bucket);
+                String::new()
+            }
+            Some(("drop", bucket)) => {
+                store.drop_bucket(bucket);
+                String::new()
+            }
+            Some(("requests", bucket)) => serde_json::to_string(&store.take_requests(bucket))?,
+            _ => return Err(format!("the store does not know: {line}").into()),
+        };
+        writeln!(out, "{answer}")?;
     }
     Ok(())
 }

@@ -1,13 +1,11 @@
 //! The processes that are no tool's: the store, the long way to it, and the workers.
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use walden_testkit::bench::worker::{Case, Outcome};
 
 use crate::Result;
-use crate::records::Requests;
 
 /// A copy of this program that serves until it is dropped.
 pub(crate) struct Helper {
@@ -19,10 +17,9 @@ pub(crate) struct Helper {
 }
 
 impl Helper {
-    /// The store, over a directory.
-    pub(crate) fn store(root: &Path) -> Result<Self> {
-        let root = root.to_str().ok_or("a directory whose name is not UTF-8")?;
-        Self::start(&["serve", root])
+    /// The store.
+    pub(crate) fn store() -> Result<Self> {
+        Self::start(&["serve"])
     }
 
     /// A way to `endpoint` that takes longer.
@@ -54,10 +51,10 @@ impl Helper {
         self.child.id()
     }
 
-    /// The requests that the store has got since the last call of this.
-    pub(crate) fn take_requests(&mut self) -> Result<Vec<Requests>> {
-        self.input.as_mut().ok_or("no input")?.write_all(b"\n")?;
-        Ok(serde_json::from_str(&self.line()?)?)
+    /// Tells the store to do something with a bucket: `make`, `drop`, or `requests` for those since the last call.
+    pub(crate) fn tell(&mut self, what: &str, bucket: &str) -> Result<String> {
+        self.input.as_mut().ok_or("no input")?.write_all(format!("{what} {bucket}\n").as_bytes())?;
+        self.line()
     }
 }
 

@@ -106,7 +106,7 @@ impl About {
         versions.dedup();
         format!(
             "`{}`, {}, commit {}. {}, Linux {}, load {} at the end. {}. WAL of {}; zstd level 1 makes it {:.2} times \
-             smaller, {:.0} MB/s on a core. {} segments of 16 MiB ({} for slow tools), {} rounds by turns, medians.",
+             smaller, {:.0} MB/s on a core. {} segments of 16 MiB ({} for slow tools), medians of {} rounds by turns.",
             self.command,
             self.date,
             self.commit,

@@ -1,33 +1,12 @@
 //! What was measured.
 
-use std::collections::BTreeMap;
-
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use walden_testkit::bench::statistics::{Spread, percentile};
+use walden_testkit::bench::store::Methods;
 use walden_testkit::bench::worker::Outcome;
 
 const MIB: f64 = 1024.0 * 1024.0;
 const SEGMENT_MIB: f64 = 16.0;
-
-/// Requests for one bucket.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Requests {
-    /// The bucket.
-    pub(crate) bucket: String,
-    /// How many of each method.
-    pub(crate) methods: BTreeMap<String, u64>,
-}
-
-/// Requests, given as method and path, by their bucket.
-pub(crate) fn counted<'a>(requests: impl Iterator<Item = (&'a str, &'a str)>) -> Vec<Requests> {
-    let mut buckets: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
-    for (method, path) in requests {
-        let bucket = path.trim_start_matches('/').split('/').next().unwrap_or_default();
-        let methods = buckets.entry(bucket.to_owned()).or_default();
-        *methods.entry(method.to_owned()).or_default() += 1;
-    }
-    buckets.into_iter().map(|(bucket, methods)| Requests { bucket, methods }).collect()
-}
 
 /// One case that went well.
 #[derive(Debug, Clone, Serialize)]
@@ -57,7 +36,7 @@ pub(crate) struct Record {
     /// Requests for each segment or call.
     pub(crate) requests: f64,
     /// All requests by method.
-    pub(crate) methods: BTreeMap<String, u64>,
+    pub(crate) methods: Methods,
     /// CPU time of the store for each segment or call, in milliseconds; nobody's.
     pub(crate) store_cpu_ms: f64,
     /// Plain bytes for each stored one, where something was stored.
@@ -87,7 +66,7 @@ impl Record {
             largest_rss_mib: bytes(outcome.usage.largest_rss_bytes),
             sum_rss_mib: bytes(outcome.usage.sum_rss_bytes),
             requests: 0.0,
-            methods: BTreeMap::new(),
+            methods: Methods::new(),
             store_cpu_ms: 0.0,
             stored_ratio: None,
             failures: outcome.failures,
@@ -96,12 +75,7 @@ impl Record {
     }
 
     /// The same with what the store says about it.
-    pub(crate) fn with_store(
-        self,
-        methods: BTreeMap<String, u64>,
-        cpu_seconds: f64,
-        stored_bytes: u64,
-    ) -> Self {
+    pub(crate) fn with_store(self, methods: Methods, cpu_seconds: f64, stored_bytes: u64) -> Self {
         #[expect(clippy::cast_precision_loss, reason = "figures for people")]
         let (each, all, stored) =
             (self.count.max(1) as f64, methods.values().sum::<u64>() as f64, stored_bytes as f64 / MIB);

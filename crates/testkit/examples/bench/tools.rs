@@ -239,7 +239,9 @@ fn pgbackrest(program: &str, asynchronous: bool, place: &Place) -> Result<Comman
         endpoint = place.endpoint,
         more = if asynchronous { "archive-async=y\nprocess-max=2\n" } else { "" },
     );
-    fs::write(&file, settings)?;
+    // It refuses to make a stanza as root unless told so; older versions know neither the rule nor the setting.
+    let root = if nix::unistd::geteuid().is_root() { "allow-root=y\n" } else { "" };
+    fs::write(&file, settings + root)?;
     for below in ["log", "lock", "spool"] {
         fs::create_dir_all(place.home.join(below))?;
     }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::hooks::{Call, Hook, same_bytes};
 use super::meter::{TreeMeter, TreeUsage, kill_descendants};
+use super::store::stored;
 
 /// What is done with the tool.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,8 +26,10 @@ pub enum Work {
     /// The first segment is archived, the tool is given time to archive the others ahead of being asked, and then it is
     /// asked for them, without a shell between.
     Acked {
-        /// Objects appear below this directory; there is one per segment once all are archived.
-        objects: PathBuf,
+        /// The URL of the store.
+        endpoint: String,
+        /// Its bucket; the last part of some key begins with a segment's name once that is archived.
+        bucket: String,
     },
     /// All segments are fetched in order, and afterwards compared with those in this directory.
     Fetch {
@@ -157,7 +160,7 @@ fn work(case: &Case, hook: &Hook) -> io::Result<Worked> {
             let interval = Duration::from_micros(*interval_us);
             (worked.calls, worked.lags) = hook.archive_paced(&case.segments, interval)?;
         }
-        Work::Acked { objects } => return acked(case, hook, objects),
+        Work::Acked { endpoint, bucket } => return acked(case, hook, endpoint, bucket),
         Work::Fetch { .. } => {
             let kept = kept(case);
             fs::create_dir_all(&kept)?;
@@ -180,12 +183,12 @@ fn work(case: &Case, hook: &Hook) -> io::Result<Worked> {
     Ok(worked)
 }
 
-fn acked(case: &Case, hook: &Hook, objects: &Path) -> io::Result<Worked> {
+fn acked(case: &Case, hook: &Hook, endpoint: &str, bucket: &str) -> io::Result<Worked> {
     case.segments.iter().try_for_each(|name| hook.mark_ready(name))?;
     let Some((first, others)) = case.segments.split_first() else { return Ok(Worked::default()) };
     hook.archive(first)?;
     let begun = Instant::now();
-    while case.segments.iter().any(|name| !stored(objects, name)) {
+    while !all_stored(&case.segments, &stored(endpoint, bucket)?) {
         if begun.elapsed() > AHEAD_MAX {
             return Err(io::Error::other(format!("it did not work ahead:\n{}", hook.log_end())));
         }
@@ -205,12 +208,10 @@ fn acked(case: &Case, hook: &Hook, objects: &Path) -> io::Result<Worked> {
     Ok(worked)
 }
 
-/// Whether something below `directory` has a name that begins with this.
-fn stored(directory: &Path, name: &str) -> bool {
-    fs::read_dir(directory).into_iter().flatten().flatten().any(|entry| {
-        entry.file_name().to_string_lossy().starts_with(name)
-            || entry.file_type().is_ok_and(|kind| kind.is_dir()) && stored(&entry.path(), name)
-    })
+/// Whether each segment's name begins the last part of a key.
+fn all_stored(segments: &[String], objects: &[(String, u64)]) -> bool {
+    let names: Vec<&str> = objects.iter().filter_map(|(key, _)| key.rsplit('/').next()).collect();
+    segments.iter().all(|segment| names.iter().any(|name| name.starts_with(segment.as_str())))
 }
 
 fn kept(case: &Case) -> PathBuf {
