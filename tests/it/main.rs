@@ -8,6 +8,7 @@
     reason = "a test that can't go on ends loudly, and says where"
 )]
 
+mod agent;
 mod checks;
 mod faults;
 mod find;

@@ -47,7 +47,25 @@ impl Walden {
         let mut environment = repository.environment.clone();
         environment.push(("WALDEN_REPO".into(), repository.url.clone()));
         environment.push(("WALDEN_SERVER".into(), server.into()));
+        // What a hook does by itself is what is tested; tests of the agent say otherwise.
+        environment.push(("WALDEN_AGENT".into(), "off".into()));
         Self { program, account, home: account.temp_dir().unwrap(), environment }
+    }
+
+    /// Sets a variable for everything that is run from now on.
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
+        self.environment.retain(|(known, _)| known != name);
+        self.environment.push((name.into(), value.into()));
+    }
+
+    /// Runs another file than the one that was built.
+    pub(crate) fn set_program(&mut self, program: PathBuf) {
+        self.program = program;
+    }
+
+    /// The program.
+    pub(crate) fn program(&self) -> &Path {
+        &self.program
     }
 
     /// The archive_command of this archive.
