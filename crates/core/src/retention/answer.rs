@@ -112,13 +112,23 @@ pub struct ObjectGroup {
     /// What they are.
     #[serde(flatten)]
     pub kind: GroupKind,
-    /// Whether they stay, and why.
+    /// Whether they stay, and why, for machines.
     #[serde(flatten)]
     pub fate: Fate,
+    /// Why, for people.
+    pub message: String,
     /// How many objects.
     pub objects: u64,
     /// Their bytes in the store.
     pub bytes: u64,
+}
+
+impl ObjectGroup {
+    /// A group whose message is that of its reasons.
+    pub(super) fn new(incarnation: Option<Incarnation>, kind: GroupKind, fate: Fate, totals: Totals) -> Self {
+        let Totals { objects, bytes } = totals;
+        Self { incarnation, kind, message: fate.words().join("; "), fate, objects, bytes }
+    }
 }
 
 /// Objects and bytes.

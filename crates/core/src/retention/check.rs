@@ -10,9 +10,11 @@ use walden_pg::{Lsn, TimelineId};
 
 use super::answer::{Deletion, RetentionPlan};
 use super::inventory::{IncarnationInventory, Inventory, RecordRole};
-use super::life::{goes_on, has_chain, last_known_end, last_write, newest_followed, unknown_feature};
+use super::life::{
+    ById, by_id, goes_on, has_chain, last_known_end, last_write, newest_followed, unknown_feature,
+};
 use super::policy::PromisedWindow;
-use super::spans::{consistency, is_on, path_to, spans_of, start_of};
+use super::spans::{consistency, count_between, is_on, path_to, spans_of, start_of};
 use crate::layout::{BackupId, Incarnation};
 use crate::records::{BackupKind, BackupRecord};
 use crate::snapshot::Listed;
@@ -174,6 +176,7 @@ struct Check<'c> {
     inventory: &'c Inventory,
     life: &'c IncarnationInventory,
     hold: Option<Timestamp>,
+    by_id: ById<'c>,
     /// Backups whose commit record goes.
     going: BTreeSet<&'c BackupId>,
     /// Numbers of segments that go, in rising order.
@@ -206,7 +209,7 @@ impl<'c> Check<'c> {
         for ranges in gone.values_mut() {
             ranges.sort_unstable();
         }
-        Self { plan, inventory, life, hold, going, gone }
+        Self { plan, inventory, life, hold, by_id: by_id(&life.catalog), going, gone }
     }
 
     fn own(&self) -> impl Iterator<Item = &'c Deletion> {
@@ -333,7 +336,7 @@ impl<'c> Check<'c> {
         let catalog = &self.life.catalog;
         let size = catalog.incarnation.segment_size;
         let Some(path) = path_to(&catalog.histories, timeline) else { return false };
-        if !is_on(record, &path) || !has_chain(catalog, record) {
+        if !is_on(record, &path) || !has_chain(&self.by_id, record) {
             return false;
         }
         consistency(record, &spans_of(&path, size), size).iter().all(|span| {
@@ -371,7 +374,7 @@ impl<'c> Check<'c> {
     /// Whether any segment of a stretch is there.
     fn holds_any(&self, timeline: TimelineId, first: u64, last: u64) -> bool {
         let runs = self.life.catalog.segments.get(&timeline).map(Vec::as_slice).unwrap_or_default();
-        runs.iter().any(|run| run.first.get() <= last && run.last().get() >= first)
+        count_between(runs, first, last) > 0
     }
 
     fn wal(&self) -> Result<(), Broken> {
@@ -484,6 +487,14 @@ impl<'c> Check<'c> {
     }
 
     fn records(&self) -> Result<(), Broken> {
+        for deletion in self.own() {
+            let Deletion::File { name, .. } = deletion else { continue };
+            let file = self.life.files.iter().find(|file| file.name == *name);
+            if file.is_some_and(|file| self.is_young(file.written)) {
+                let why = "it is not older than a backup that runs or may run".to_owned();
+                return Err(Broken::Other { key: name.to_string(), why });
+            }
+        }
         let (policy, at) = (&self.plan.policy, self.plan.at);
         for deletion in &self.plan.deletions {
             match deletion {

@@ -1,17 +1,17 @@
 //! Everything that is there, in groups, each with its fate.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use walden_pg::{SegmentId, SegmentNumber, TimelineId};
 
-use super::answer::{GroupKind, ObjectGroup};
+use super::answer::{GroupKind, ObjectGroup, Totals};
 use super::inventory::{BackupObjects, Inventory, RecordRole};
 use super::life::{Hold, Judged, Life};
 use super::policy::{HowLong, RetentionPolicy};
 use super::reasons::{Fate, KeepReason, RemoveReason};
 use super::wal::KeptWal;
-use crate::layout::BackupId;
+use crate::layout::{BackupId, ObjectKey};
 use crate::records::BackupRecord;
 use crate::snapshot::SegmentRun;
 
@@ -44,7 +44,7 @@ impl Grouping<'_, '_> {
     }
 
     fn group(&self, kind: GroupKind, fate: Fate, objects: u64, bytes: u64) -> ObjectGroup {
-        ObjectGroup { incarnation: Some(self.life.incarnation), kind, fate, objects, bytes }
+        ObjectGroup::new(Some(self.life.incarnation), kind, fate, Totals { objects, bytes })
     }
 
     /// Whether something written then is not older than a backup that runs or may run.
@@ -244,19 +244,22 @@ impl Grouping<'_, '_> {
 
     fn records(&self, groups: &mut Vec<ObjectGroup>) {
         let records = &self.life.inventory.records;
+        let mut newest: BTreeMap<RecordRole, (Option<Timestamp>, &ObjectKey)> = BTreeMap::new();
+        for record in records {
+            let of = newest.entry(record.role).or_insert((record.written, &record.key));
+            *of = (*of).max((record.written, &record.key));
+        }
         for record in records {
             let kept_for = match record.role {
                 RecordRole::Evidence => self.policy.evidence,
                 RecordRole::Audit => self.policy.audit,
                 RecordRole::Lease => HowLong::Forever,
             };
-            let newest = records.iter().filter(|other| other.role == record.role);
-            let newest = newest.max_by(|a, b| (a.written, &a.key).cmp(&(b.written, &b.key)));
             let fate = if record.role == RecordRole::Lease {
                 Fate::Keep(vec![KeepReason::Lease])
             } else if !self.aged(record.written, kept_for) {
                 Fate::Keep(vec![KeepReason::Young { kept_for }])
-            } else if newest.is_some_and(|newest| newest.key == record.key) {
+            } else if newest.get(&record.role).is_some_and(|(_, key)| **key == record.key) {
                 Fate::Keep(vec![KeepReason::Newest])
             } else {
                 Fate::Remove(vec![RemoveReason::Aged { kept_for }])

@@ -17,8 +17,6 @@ use crate::snapshot::CatalogSnapshot;
 
 /// Clocks of a server, of the store and of this machine may differ by so much without harm.
 const CLOCKS_APART: SignedDuration = SignedDuration::from_hours(1);
-/// A chain of incremental backups is not longer.
-const CHAIN_MAX: usize = 100_000;
 
 /// A moment from which on nothing may go, because a backup runs, or may run, since then.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -236,8 +234,9 @@ fn judge<'a>(
             },
         );
     }
+    let backups = by_id(catalog);
     let chains: BTreeMap<&BackupId, bool> =
-        catalog.backups.iter().map(|record| (&record.id, has_chain(catalog, record))).collect();
+        catalog.backups.iter().map(|record| (&record.id, has_chain(&backups, record))).collect();
     for timeline in &window.timelines {
         // In rising order of their ends.
         let mut latest = Timestamp::MIN;
@@ -269,16 +268,25 @@ pub(super) fn last_known_end(inventory: &IncarnationInventory, record: &BackupRe
     committed.map_or(record.finished_at, |committed| committed.max(record.finished_at))
 }
 
+/// The backups of a catalog by their names.
+pub(super) type ById<'a> = BTreeMap<&'a BackupId, &'a BackupRecord>;
+
+/// The backups of a catalog by their names.
+pub(super) fn by_id(catalog: &CatalogSnapshot) -> ById<'_> {
+    catalog.backups.iter().map(|record| (&record.id, record)).collect()
+}
+
 /// Whether everything that a backup stands on is there, down to a full one, and can be read by this version.
-pub(super) fn has_chain(catalog: &CatalogSnapshot, record: &BackupRecord) -> bool {
+pub(super) fn has_chain(backups: &ById<'_>, record: &BackupRecord) -> bool {
     let mut at = record;
-    for _ in 0..CHAIN_MAX {
+    // A ring of parents has no end, and no full backup in it.
+    for _ in 0..=backups.len() {
         if unknown_feature(at).is_some() {
             return false;
         }
         match (&at.parent, at.kind) {
             (None, BackupKind::Full) => return true,
-            (Some(parent), BackupKind::Incremental) => match catalog.backup(parent) {
+            (Some(parent), BackupKind::Incremental) => match backups.get(parent) {
                 Some(parent) => at = parent,
                 None => return false,
             },

@@ -147,13 +147,9 @@ fn group(
         groups.extend(Grouping { life, inventory, policy, hold, kept: &kept, now }.all());
     }
     for stray in &inventory.strays {
-        groups.push(ObjectGroup {
-            incarnation: None,
-            kind: GroupKind::Foreign { key: stray.key.clone() },
-            fate: Fate::Keep(vec![KeepReason::Foreign { what: stray.reason.clone() }]),
-            objects: 1,
-            bytes: 0,
-        });
+        let fate = Fate::Keep(vec![KeepReason::Foreign { what: stray.reason.clone() }]);
+        let kind = GroupKind::Foreign { key: stray.key.clone() };
+        groups.push(ObjectGroup::new(None, kind, fate, Totals { objects: 1, bytes: 0 }));
     }
     groups
 }

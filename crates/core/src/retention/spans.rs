@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use walden_pg::{Lsn, TimelineHistory, TimelineId, WalSegmentSize};
+use walden_pg::{TimelineHistory, TimelineId, WalSegmentSize};
 
 use super::reasons::KeepReason;
 use crate::records::BackupRecord;
 use crate::recovery::TimelinePath;
+use crate::snapshot::SegmentRun;
 
 /// Consecutive segments of one timeline, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,15 +127,17 @@ impl KeptRanges {
     }
 }
 
-/// The first position of a segment's number, for those that a timeline begins in.
-pub(super) fn segment_at(size: WalSegmentSize, lsn: Lsn) -> u64 {
-    size.segment_of(lsn).get()
+/// How many segments of runs lie between two numbers, both included.
+pub(super) fn count_between(runs: &[SegmentRun], first: u64, last: u64) -> u64 {
+    let from = runs.partition_point(|run| run.last().get() < first);
+    let runs = runs.iter().skip(from).take_while(|run| run.first.get() <= last);
+    runs.map(|run| run.last().get().min(last) - run.first.get().max(first) + 1).sum()
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use walden_pg::SegmentNumber;
+    use walden_pg::{Lsn, SegmentNumber};
 
     use super::*;
 

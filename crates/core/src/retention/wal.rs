@@ -10,7 +10,7 @@ use super::inventory::Inventory;
 use super::keep::Floor;
 use super::life::{Hold, Life};
 use super::reasons::KeepReason;
-use super::spans::{KeptRanges, consistency, cut, segment_at, spans_of, start_of};
+use super::spans::{KeptRanges, consistency, cut, spans_of, start_of};
 use crate::layout::BackupId;
 
 /// The WAL of a backup whose record can't be read was written from so long before its start by its name on, because
@@ -53,7 +53,7 @@ pub(super) fn kept_wal(
     for running in inventory.running.iter().filter(|running| running.incarnation == life.incarnation) {
         if let Some((timeline, start)) = running.start {
             let reason = KeepReason::YoungerThanRunning { running: running.id.clone() };
-            kept.entry(timeline).or_default().add(segment_at(size, start), u64::MAX, &reason);
+            kept.entry(timeline).or_default().add(size.segment_of(start).get(), u64::MAX, &reason);
         }
     }
     for backup in life.backups.iter().rev().filter(|backup| backup.is_kept()) {

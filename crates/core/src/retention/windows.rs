@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use walden_pg::TimelineId;
 
 use super::answer::{GroupKind, LostMoments, ObjectGroup, WindowChange};
+use super::spans::count_between;
 use crate::layout::{BackupId, Incarnation};
 use crate::recovery::{Moment, Need, RecoveryWindow, RestorableRange};
 use crate::snapshot::{CatalogSnapshot, SegmentRun};
@@ -55,7 +56,7 @@ pub(super) fn catalog_after(
     let left = |timeline: TimelineId, log: u32| {
         let first = u64::from(log) * each;
         let runs = after.segments.get(&timeline).map(Vec::as_slice).unwrap_or_default();
-        runs.iter().any(|run| run.first.get() < first + each && run.last().get() >= first)
+        count_between(runs, first, first + (each - 1)) > 0
     };
     let logs = catalog.logs.iter().filter(|((timeline, log), _)| left(*timeline, *log));
     after.logs = logs.map(|(directory, log)| (*directory, log.clone())).collect();
@@ -96,7 +97,8 @@ fn without(run: &SegmentRun, gone: &[(u64, u64)]) -> Vec<SegmentRun> {
         let stored_bytes = run.stored_bytes.iter().skip(skip).take(take).copied().collect();
         SegmentRun { first: walden_pg::SegmentNumber::new(first), stored_bytes }
     };
-    for (first, last) in gone.iter().filter(|(first, last)| *first <= end && *last >= begin) {
+    let skip = gone.partition_point(|(_, last)| *last < begin);
+    for (first, last) in gone.iter().skip(skip).take_while(|(first, _)| *first <= end) {
         if from < *first {
             left.push(part(from, *first));
         }
@@ -120,11 +122,7 @@ pub(super) fn needs_after(catalog: &CatalogSnapshot, after: &CatalogSnapshot) ->
                 let first = number - number % each;
                 let count = |catalog: &CatalogSnapshot| {
                     let runs = catalog.segments.get(timeline).map(Vec::as_slice).unwrap_or_default();
-                    let parts = runs.iter().map(|run| {
-                        let end = run.last().get().min(first + (each - 1));
-                        (end + 1).saturating_sub(run.first.get().max(first))
-                    });
-                    parts.sum::<u64>()
+                    count_between(runs, first, first + (each - 1))
                 };
                 let told = after.logs.contains_key(&(*timeline, log));
                 if told && !after.summarized.contains(&(*timeline, log)) && count(catalog) != count(after) {

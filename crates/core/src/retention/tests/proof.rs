@@ -199,7 +199,10 @@ fn promises(model: &Model, policy: &RetentionPolicy, now: i64, jumped: bool) -> 
         if on != newest && last <= now - held {
             continue;
         }
-        let from_second = window.map(|window| now - if on == newest { window } else { held.min(window) });
+        let from_second = window.map(|window| now - window);
+        // What only a dead timeline has is kept with it.
+        let own_from = if on == newest { u64::MAX } else { own_from(model, newest, on) };
+        let is_held = |start: u64, second: i64| window.is_some() && start >= own_from && second >= now - held;
         let from_lsn = match window {
             Some(_) => Some(0),
             None => counted(model, policy, on, now),
@@ -209,7 +212,9 @@ fn promises(model: &Model, policy: &RetentionPolicy, now: i64, jumped: bool) -> 
             _ => None,
         });
         let in_window = moments.filter(|(start, second)| {
-            from_second.is_none_or(|from| *second >= from) && from_lsn.is_none_or(|from| *start >= from)
+            (is_held(*start, *second) || from_second.is_none_or(|from| *second >= from))
+                && from_lsn.is_none_or(|from| *start >= from)
+                && (window.is_some() || on == newest || *start >= own_from)
         });
         let mut in_window: Vec<(u64, i64)> = in_window.collect();
         // The first ones are in danger; the others are looked at here and there.
@@ -231,6 +236,18 @@ fn promises(model: &Model, policy: &RetentionPolicy, now: i64, jumped: bool) -> 
         }
     }
     promised
+}
+
+/// From where on a timeline has moments that are not on the way to the newest one.
+fn own_from(model: &Model, newest: u32, on: u32) -> u64 {
+    let mut child = newest;
+    while let Some((parent, lsn)) = model.world.forks.get(&child) {
+        if *parent == on {
+            return *lsn;
+        }
+        child = *parent;
+    }
+    model.world.forks.get(&on).map_or(0, |(_, lsn)| *lsn)
 }
 
 /// Where the oldest of the counted full backups on the way to a timeline ends; `None` when there are fewer.
