@@ -37,7 +37,7 @@ async fn bodies_that_take_longer_than_a_request_may_are_no_failure() {
     let server = S3Server::start().unwrap();
     let store = limited(&server.store("prefix"), 1 << 20);
     let key = ObjectKey::parse("main/wal/object.zst").unwrap();
-    let record = Bytes::from(noise(7, 3 << 20));
+    let record = Bytes::from(noise(3 << 20, 7));
     // Three seconds each way, with a second and a half for a request and two for all of them.
     let budget = || RetryBudget::new(Duration::from_secs(2));
     let created = store.create_record_once(&key, &record, &budget()).await.unwrap();
@@ -57,7 +57,7 @@ async fn a_store_that_hangs_is_noticed_with_a_limit_too() {
     let store = limited(&server.store("prefix"), 10 << 20);
     server.inject(FaultRule::next(Fault::HangBefore, Method::PUT, 1));
     let key = ObjectKey::parse("main/wal/object.zst").unwrap();
-    let record = Bytes::from(noise(7, 1 << 20));
+    let record = Bytes::from(noise(1 << 20, 7));
     let created = store.create_record_once(&key, &record, &RetryBudget::new(Duration::from_secs(30))).await;
     assert_eq!(created.unwrap(), CreateOutcome::Created);
     assert_eq!(store.counters().put.retries, 1);
