@@ -221,7 +221,7 @@ fn walden_commands(program: &str, agent: bool, level: Option<&str>, place: &Plac
         prepare: vec![format!("{program} init --pgdata {}", place.data.display())],
         push: format!("{program} wal push %p"),
         fetch: format!("{program} wal get %f %p"),
-        stop: agent.then(|| format!("{program} agent stop")),
+        stop: agent.then(|| format!("{program} agent stop --pgdata {}", place.data.display())),
         version: Some(format!("{program} --version")),
         environment,
     }

@@ -272,8 +272,11 @@ impl Contents {
         let Some(parts) = query.get("uploadId").and_then(|id| self.uploads.remove(id)) else {
             return refusal(StatusCode::NOT_FOUND, "NoSuchUpload");
         };
-        let body: Vec<u8> = parts.into_values().flatten().collect();
-        let answer = self.put(key, body.into(), create, number);
+        let mut body = BytesMut::with_capacity(parts.values().map(Bytes::len).sum());
+        for part in parts.values() {
+            body.extend_from_slice(part);
+        }
+        let answer = self.put(key, body.freeze(), create, number);
         if answer.status() != StatusCode::OK {
             return answer;
         }
