@@ -33,10 +33,12 @@ use crate::error::{EngineError, Result};
 /// Files are archived ahead for this long after a hook last called: as long as PostgreSQL's archiver sleeps between two
 /// looks at its queue. When archiving is turned off, no hook calls.
 pub const AHEAD_FOR: Duration = Duration::from_mins(1);
-/// The directory is looked at whole this often, and less often when looking takes long.
+/// The directory is looked at whole this often …
 const LOOK_PAUSE: Duration = Duration::from_secs(5);
-/// A call may lead to a look, if the last one is this old.
-const LOOK_PAUSE_CALLED: Duration = Duration::from_secs(1);
+/// … and less often when looking takes long: the pause is so many times longer.
+const LOOK_PAUSE_PER_LOOK: u32 = 20;
+/// A call leads to a look after this part of the pause.
+const LOOK_SOONER_WHEN_CALLED: u32 = 5;
 /// So many files are told in the status that failed and are tried again.
 const RETRIES_TOLD: usize = 8;
 
@@ -68,6 +70,8 @@ struct State {
     trend: Trend,
     last_call: Option<Duration>,
     looked_at: Option<Duration>,
+    /// The directory is looked at again after this long, or when asked to.
+    look_pause: Duration,
     look_now: bool,
     leaving: bool,
     last_archived: Option<(Duration, LastArchived)>,
@@ -172,7 +176,8 @@ impl Pusher {
         let (tell, receive) = oneshot::channel();
         state.waiters.push(Waiter { ticket, name: name.to_owned(), file, tell });
         state.queue.ask(name);
-        state.look_now |= state.looked_at.is_none_or(|at| now.saturating_sub(at) >= LOOK_PAUSE_CALLED);
+        let sooner = state.look_pause / LOOK_SOONER_WHEN_CALLED;
+        state.look_now |= state.looked_at.is_none_or(|at| now.saturating_sub(at) >= sooner);
         drop(state);
         self.0.wake.notify_one();
         Ok((receive, Waiting { inner: Arc::clone(&self.0), ticket }))
@@ -181,18 +186,18 @@ impl Pusher {
     /// Begins what there is to begin, for ever.
     pub(super) async fn run(&self) {
         let mut watch = None;
-        let mut look_pause = LOOK_PAUSE;
         loop {
-            if watch.is_none() {
-                watch = Watch::begin(self.0.data.path()).ok();
-                // What happened before is not told.
-                self.0.state().look_now = true;
-            }
-            if self.0.wants_look(look_pause) {
-                look_pause = self.look().await;
-            }
+            // Who waits does not wait for a look, which may take long.
             self.begin_all().await;
-            let pause = self.0.pause(look_pause);
+            if self.0.wants_look() {
+                if watch.is_none() {
+                    // Before the look: what happens meanwhile is told.
+                    watch = Watch::begin(self.0.data.path()).ok();
+                }
+                self.look().await;
+                self.begin_all().await;
+            }
+            let pause = self.0.pause();
             tokio::select! {
                 () = self.0.wake.notified() => {}
                 () = tokio::time::sleep(pause) => {}
@@ -201,20 +206,22 @@ impl Pusher {
                     Err(error) => {
                         tracing::debug!(%error, "archive_status can't be followed");
                         watch = None;
+                        self.0.state().look_now = true;
                     }
                 },
             }
         }
     }
 
-    /// Looks at the directory; tells how long until the next look.
-    async fn look(&self) -> Duration {
+    /// Looks at the directory.
+    async fn look(&self) {
         let data = self.0.data.path().to_owned();
         let started = tokio::time::Instant::now();
         let found = tokio::task::spawn_blocking(move || scan(&data)).await;
         let now = since_boot();
         let mut state = self.0.state();
         (state.looked_at, state.look_now) = (Some(now), false);
+        state.look_pause = LOOK_PAUSE.max(started.elapsed() * LOOK_PAUSE_PER_LOOK);
         match found {
             Ok(Ok(found)) => {
                 let State { queue, acks, .. } = &mut *state;
@@ -224,7 +231,6 @@ impl Pusher {
             Ok(Err(error)) => tracing::debug!(%error, "cannot look at archive_status"),
             Err(error) => tracing::error!(%error, "looking at archive_status failed"),
         }
-        LOOK_PAUSE.max(started.elapsed() * 20)
     }
 
     async fn begin_all(&self) {
@@ -331,15 +337,17 @@ impl Inner {
         self.data.path().join("pg_wal").join(name)
     }
 
-    fn wants_look(&self, pause: Duration) -> bool {
+    fn wants_look(&self) -> bool {
         let state = self.state();
-        state.look_now || state.looked_at.is_none_or(|at| since_boot().saturating_sub(at) >= pause)
+        let due = |at| since_boot().saturating_sub(at) >= state.look_pause;
+        state.look_now || state.looked_at.is_none_or(due)
     }
 
     /// How long there is nothing to do, unless something happens.
-    fn pause(&self, look_pause: Duration) -> Duration {
+    fn pause(&self) -> Duration {
         let (state, now) = (self.state(), since_boot());
-        let look_in = state.looked_at.map_or(Duration::ZERO, |at| (at + look_pause).saturating_sub(now));
+        let look_in =
+            state.looked_at.map_or(Duration::ZERO, |at| (at + state.look_pause).saturating_sub(now));
         let wakes_in = state.queue.wakes_at(now).map_or(look_in, |at| at.saturating_sub(now));
         // Once a second the level is looked at.
         look_in.min(wakes_in).clamp(Duration::from_millis(10), Duration::from_secs(1))
