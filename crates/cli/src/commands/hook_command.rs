@@ -10,8 +10,9 @@ use crate::config::{Effective, Origin};
 use crate::env;
 use crate::failure::Failure;
 
-/// The settings that `wal push` and `wal get` need.
-const NEEDED: [&str; 2] = ["store.", "wal."];
+/// The settings that `wal push` and `wal get` need. Of the agent's those that say how much of the machine it may take;
+/// not the address of its metrics, which the next server on this host has, too.
+const NEEDED: [&str; 5] = ["store.", "wal.", "agent.start", "agent.prefetch", "agent.max_rate"];
 
 /// Builds the command line that runs this program with `verb`, such as `wal get %f %p`. It holds no secret:
 /// credentials are no settings, and the server must have them in its own environment.

@@ -9,7 +9,8 @@ use std::time::Duration;
 use walden_core::{ErrorKind, ServerLayout};
 use walden_engine::agent::client::{self, GetAnswer, PushAnswer};
 use walden_engine::{
-    Archiver, Context, DataDirectory, FetchOutcome, FetchReport, Fetcher, PushDamage, PushOutcome, PushReport,
+    Archiver, Context, DataDirectory, FetchOutcome, FetchReport, Fetcher, PushDamage, PushOutcome,
+    PushReport, Taken, take_prefetched,
 };
 use walden_pg::ArchiveFileName;
 use walden_store::CounterSnapshot;
@@ -182,7 +183,17 @@ fn get_through(
         GetAnswer::Absent => Ok(Some(tell(FetchOutcome::Absent, 0, "; so the agent found"))),
         GetAnswer::Failed(failure) => Err(failure.into()),
         GetAnswer::Late => Err(runtime::late(deadline)),
-        GetAnswer::Ready(_) => Ok(None),
+        GetAnswer::Ready(offered) => {
+            match take_prefetched(&offered, &name.to_string(), destination, current)? {
+                Taken::Taken { bytes } => {
+                    Ok(Some(tell(FetchOutcome::Fetched, bytes, "; the agent had it ready")))
+                }
+                Taken::Gone => {
+                    session.printer.note("walden agent: the file that it had ready is gone; done without it");
+                    Ok(None)
+                }
+            }
+        }
         GetAnswer::DoItYourself(reason) => {
             agent.sends_away(&reason);
             Ok(None)
