@@ -3,7 +3,10 @@
 use crate::support::{Bench, SEGMENT};
 
 fn shown(bench: &Bench, arguments: &[&str]) -> String {
-    let run = bench.run(arguments);
+    let mut command = bench.command(arguments);
+    // Nothing waits here, so no agent is started; and commands to paste have no word of it.
+    command.env_remove("WALDEN_AGENT");
+    let run = bench.finish(command);
     assert_eq!(run.stderr, "", "{arguments:?}");
     format!("$ walden {}\n{}exit code {}\n\n", arguments.join(" "), run.stdout, run.code)
 }
