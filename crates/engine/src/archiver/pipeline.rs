@@ -282,7 +282,7 @@ impl Pipeline {
         let sealing = Counted::new(&shared.counts.sealing);
         let Authority { record, conditional_create, .. } = &archiver.admit(&file, Some(data)).await?;
         let store = archiver.ctx.store.with_conditional_create(*conditional_create);
-        settle(&file, identity).await?;
+        let_stamps_settle(&file, identity).await?;
         let wait = asked.elapsed();
         let (origin, fields) = (Origin::of(&file), archiver.header_fields(record, &file));
         let job = Job {
@@ -295,7 +295,7 @@ impl Pipeline {
             level,
             memory,
         };
-        let Compressed { frames, index, mut timings } = self.compress(job, &turn).await?;
+        let Compressed { frames, index, mut timings, alone } = self.compress(job, &turn).await?;
         let siblings = turn.siblings().await;
         let closing = blocking(move || {
             let index = index.map(|index| SegmentIndex { siblings, ..index });
@@ -307,7 +307,7 @@ impl Pipeline {
         drop(sealing);
         shared.counts.count_sealed(&origin, object_bytes, timings);
         let report = self.send(&store, record, &origin, sealed, turn, &mut timings).await?;
-        drop(place);
+        drop((alone, place));
         Ok(Pushed { report, file: identity, timings, level })
     }
 
@@ -380,14 +380,13 @@ impl Pipeline {
         asked: Instant,
     ) -> Result<Pushed> {
         let sending = Counted::new(&self.shared.counts.sending);
-        // A partial segment goes on from what was pushed last, by the memory for all processes.
-        self.shared.lanes.write_memories();
         let file = WalFile::open(path)?;
         if file.facts.is_some() {
-            self.shared.behind.settled().await;
+            // A partial segment goes on from what was pushed last, by the memory for all processes.
+            self.settle().await;
         }
         let identity = file.identity;
-        settle(&file, identity).await?;
+        let_stamps_settle(&file, identity).await?;
         let begun = Instant::now();
         let archiver = self.shared.archiver.clone().with_level(level);
         let report = archiver.push_from(path, data).await?;
@@ -454,7 +453,7 @@ fn look(path: &Path) -> Result<FileIdentity> {
 
 /// Waits until a later write to the file would change its stamps. It must not change meanwhile: what was read of it
 /// already would be of another one.
-async fn settle(file: &WalFile, identity: FileIdentity) -> Result<()> {
+async fn let_stamps_settle(file: &WalFile, identity: FileIdentity) -> Result<()> {
     #[expect(clippy::disallowed_methods, reason = "the kernel takes the stamps from this clock")]
     let wait = identity.settles_in(SystemTime::now());
     if !wait.is_zero() {

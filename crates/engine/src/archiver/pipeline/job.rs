@@ -43,6 +43,8 @@ pub(super) struct Compressed {
     pub(super) frames: SealedFrames,
     pub(super) index: Option<SegmentIndex>,
     pub(super) timings: SegmentTimings,
+    /// Of a segment that is alone: what keeps others out until its object, which no chunks hold, is sent.
+    pub(super) alone: Option<Reservation>,
 }
 
 impl Job {
@@ -78,7 +80,7 @@ impl Job {
             sealer.write(chunk.filled()).map_err(seal_failed)?;
             sealer.recycle(chunk);
         }
-        close(sealer, index, self.timings)
+        close(sealer, index, self.timings, None)
     }
 
     /// Reads the file into the chunks, and makes sure that it stayed what it was.
@@ -124,7 +126,11 @@ impl Job {
             carrier.carry(index.as_ref());
         }
         self.timings.scan = scan.took;
-        close(sealer, index, self.timings)
+        let alone = match self.memory {
+            Memory::Streamed(reserved) => Some(reserved),
+            Memory::Whole { .. } => None,
+        };
+        close(sealer, index, self.timings, alone)
     }
 
     /// The name must still lead to the file that was read, and nothing of it may have changed: a segment that PostgreSQL
@@ -138,11 +144,16 @@ impl Job {
     }
 }
 
-fn close(sealer: &mut Sealer, index: Option<SegmentIndex>, timings: SegmentTimings) -> Result<Compressed> {
+fn close(
+    sealer: &mut Sealer,
+    index: Option<SegmentIndex>,
+    timings: SegmentTimings,
+    alone: Option<Reservation>,
+) -> Result<Compressed> {
     sealer.end_frame().map_err(seal_failed)?;
     let times = sealer.times();
     let timings = SegmentTimings { hash: times.hash, compress: times.compress, ..timings };
-    Ok(Compressed { frames: sealer.take_frames().map_err(seal_failed)?, index, timings })
+    Ok(Compressed { frames: sealer.take_frames().map_err(seal_failed)?, index, timings, alone })
 }
 
 /// Fills a chunk with exactly so many bytes.
