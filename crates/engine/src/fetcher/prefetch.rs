@@ -469,10 +469,10 @@ impl Inner {
         let Some(file) = found else { return Ok(None) };
         count(&self.counts.misses);
         let offered = offer(&file);
-        let stage = Stage::Ready { name, file, offered: true };
+        let stage = Stage::Ready { file, offered: true };
         let mut state = self.state();
         state.tasks += 1;
-        let ahead = Ahead { number: state.tasks, names: vec![name], stage };
+        let ahead = Ahead { number: state.tasks, name, stage };
         let replaced = state.ahead.insert(id.number, ahead);
         drop(state);
         self.discard(replaced);
@@ -544,20 +544,14 @@ impl Inner {
         }
         let Some(situation) = state.situation.clone() else { return };
         let size = situation.segment_size;
-        for (number, names) in state.wanted(self.ahead_max(size)) {
+        for (number, name) in state.wanted(self.ahead_max(size)) {
             let others = state.fetching().saturating_mul(size.bytes());
             if !self.directory.has_room(size.bytes(), self.options.reserve_bytes.saturating_add(others)) {
                 return;
             }
             state.tasks += 1;
             let task_number = state.tasks;
-            let job = Job {
-                task: task_number,
-                number,
-                names: names.clone(),
-                situation: situation.clone(),
-                guarded,
-            };
+            let job = Job { task: task_number, number, name, situation: situation.clone(), guarded };
             let (ending, over) = watch::channel(());
             let inner = Arc::clone(self);
             let task = tokio::spawn(async move {
@@ -565,7 +559,7 @@ impl Inner {
                 drop(ending);
             });
             let stage = Stage::Fetching { _task: Task(task.abort_handle()), begun: false, over };
-            state.ahead.insert(number, Ahead { number: task_number, names, stage });
+            state.ahead.insert(number, Ahead { number: task_number, name, stage });
         }
     }
 
@@ -576,22 +570,22 @@ impl Inner {
         {
             *begun = true;
         }
-        let found = self.fetch_first(&job).await;
+        let found = self.fetch_job(&job).await;
         let mut state = self.state();
         if state.ahead.get(&job.number).is_none_or(|ahead| ahead.number != job.task) {
             // Given up in the meantime.
             return;
         }
         let gone = match found {
-            Ok(Some((name, file))) => {
+            Ok(Some(file)) => {
                 if let Some(ahead) = state.ahead.get_mut(&job.number) {
-                    ahead.stage = Stage::Ready { name, file, offered: false };
+                    ahead.stage = Stage::Ready { file, offered: false };
                 }
                 Vec::new()
             }
             Ok(None) => state.stop_at(job.number),
             Err(error) => {
-                tracing::debug!(%error, segment = ?job.names.first(), "could not be fetched ahead");
+                tracing::debug!(%error, segment = %job.name, "could not be fetched ahead");
                 count(&self.counts.failed);
                 state.stop_at(job.number)
             }
@@ -600,19 +594,11 @@ impl Inner {
         self.discard(gone);
     }
 
-    /// Fetches a segment under the first of its names that is there.
-    async fn fetch_first(&self, job: &Job) -> Result<Option<(SegmentName, WholeFile)>> {
-        let ctx = &self.fetcher.ctx;
-        for name in &job.names {
-            let situation = &job.situation;
-            let file_name = ArchiveFileName::Segment(*name);
-            let wanted = Wanted::new(ctx, file_name, situation.incarnation, Some(situation.segment_size));
-            let ask = Ask { situation, budget: ctx.budget(), wanted, guarded: job.guarded };
-            if let Some(file) = self.fetch(&ask).await? {
-                return Ok(Some((*name, file)));
-            }
-        }
-        Ok(None)
+    async fn fetch_job(&self, job: &Job) -> Result<Option<WholeFile>> {
+        let (ctx, situation) = (&self.fetcher.ctx, &job.situation);
+        let name = ArchiveFileName::Segment(job.name);
+        let wanted = Wanted::new(ctx, name, situation.incarnation, Some(situation.segment_size));
+        self.fetch(&Ask { situation, budget: ctx.budget(), wanted, guarded: job.guarded }).await
     }
 }
 
@@ -620,7 +606,7 @@ impl Inner {
 struct Job {
     task: u64,
     number: SegmentNumber,
-    names: Vec<SegmentName>,
+    name: SegmentName,
     situation: Situation,
     guarded: bool,
 }
@@ -642,14 +628,14 @@ fn offer(file: &WholeFile) -> ReadyFile {
 fn next_step(state: &mut State, id: SegmentId, asked: SegmentName, waited: bool) -> (Next, Option<Ahead>) {
     let Some(ahead) = state.ahead.get_mut(&id.number) else { return (Next::Fetch, None) };
     match &mut ahead.stage {
-        Stage::Ready { name, file, offered } if *name == asked && file.is_there() => {
+        Stage::Ready { file, offered } if ahead.name == asked && file.is_there() => {
             *offered = true;
             return (Next::Offer(offer(file)), None);
         }
-        // An older timeline's, which is asked for next when this one turns out to be absent.
-        Stage::Ready { name, .. } if *name != asked => return (Next::Fetch, None),
-        Stage::Fetching { begun: true, over, .. } if !waited => return (Next::Wait(over.clone()), None),
-        // Gone, still waiting for its turn, or waited for long enough.
+        Stage::Fetching { begun: true, over, .. } if ahead.name == asked && !waited => {
+            return (Next::Wait(over.clone()), None);
+        }
+        // Another timeline's, gone, still waiting for its turn, or waited for long enough.
         Stage::Ready { .. } | Stage::Fetching { .. } => {}
     }
     (Next::Fetch, state.ahead.remove(&id.number))

@@ -212,4 +212,4 @@ fn created_by(record: &Record<'_>) -> Option<Created> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

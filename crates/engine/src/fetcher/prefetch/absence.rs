@@ -90,7 +90,7 @@ mod tests {
     fn a_proof_answers_what_it_proved_and_for_a_moment() {
         let absence = Absence {
             segment: "000000020000000000000005".parse().unwrap(),
-            at: Duration::from_millis(5000),
+            at: Duration::from_secs(5),
             no_history_after: Some(TimelineId::new(2).unwrap()),
         };
         assert!(covers(&absence, "000000020000000000000005", 6000));

@@ -35,8 +35,6 @@ pub(super) enum Stage {
     },
     /// Verified and durable.
     Ready {
-        /// Under which of its names it was found.
-        name: SegmentName,
         /// Where it waits.
         file: WholeFile,
         /// Whether it was offered to a hook.
@@ -49,20 +47,12 @@ pub(super) enum Stage {
 pub(super) struct Ahead {
     /// Tells it from one that was given up.
     pub(super) number: u64,
-    /// The names under which it is looked for, in order.
-    pub(super) names: Vec<SegmentName>,
+    /// Its name.
+    pub(super) name: SegmentName,
     pub(super) stage: Stage,
 }
 
 impl Ahead {
-    /// Whether it is what recovery will ask for under these names.
-    fn serves(&self, names: &[SegmentName]) -> bool {
-        match &self.stage {
-            Stage::Fetching { .. } => self.names.first() == names.first(),
-            Stage::Ready { name, .. } => names.contains(name),
-        }
-    }
-
     /// Whether a hook may be about to take it.
     pub(super) fn is_offered(&self) -> bool {
         matches!(self.stage, Stage::Ready { offered: true, .. })
@@ -119,10 +109,10 @@ impl State {
         let (timelines, end) = (&self.timelines, asked.number.get().saturating_add(max));
         let gone = self.ahead.extract_if(.., |number, ahead| {
             if *number == asked.number {
-                return !ahead.names.contains(&name);
+                return ahead.name != name;
             }
-            let names = size.map(|size| timelines.names(*number, size)).unwrap_or_default();
-            *number < asked.number || number.get() > end || !ahead.serves(&names)
+            let next = size.and_then(|size| timelines.first_name(*number, size));
+            *number < asked.number || number.get() > end || next != Some(ahead.name)
         });
         gone.map(|(_, ahead)| ahead).collect()
     }
@@ -152,8 +142,8 @@ impl State {
         self.ahead.extract_if(number.., |_, ahead| fetching(ahead)).map(|(_, ahead)| ahead).collect()
     }
 
-    /// The segments to be fetched ahead now, at most `max`, that are not yet; with the names to look for them under.
-    pub(super) fn wanted(&self, max: u64) -> Vec<(SegmentNumber, Vec<SegmentName>)> {
+    /// The segments to be fetched ahead now, at most `max`, that are not yet.
+    pub(super) fn wanted(&self, max: u64) -> Vec<(SegmentNumber, SegmentName)> {
         let (Some(last), Some(situation)) = (self.last, &self.situation) else { return Vec::new() };
         let window = window(self.run, self.caught_up, max);
         let numbers = std::iter::successors(Some(last.next()), |number| Some(number.next()));
@@ -161,8 +151,7 @@ impl State {
             .take(usize::try_from(window).unwrap_or(usize::MAX))
             .take_while(|number| self.barrier.is_none_or(|barrier| *number < barrier))
             .filter(|number| !self.ahead.contains_key(number))
-            .map(|number| (number, self.timelines.names(number, situation.segment_size)))
-            .filter(|(_, names)| !names.is_empty())
+            .filter_map(|number| Some((number, self.timelines.first_name(number, situation.segment_size)?)))
             .collect()
     }
 

@@ -74,11 +74,11 @@ impl Timelines {
         }
     }
 
-    /// The names under which recovery will ask for a segment, in order. Never empty after an ask.
-    pub(super) fn names(&self, number: SegmentNumber, size: WalSegmentSize) -> Vec<SegmentName> {
-        let Some(history) = &self.expected else { return Vec::new() };
-        let timelines = searched(history, number, size, self.current);
-        timelines.map(|timeline| SegmentId::new(timeline, number).name(size)).collect()
+    /// The name under which recovery will ask for a segment first. It asks for an older timeline's only when that one is
+    /// absent: then something is missing at a fork, and the asks are answered one by one.
+    pub(super) fn first_name(&self, number: SegmentNumber, size: WalSegmentSize) -> Option<SegmentName> {
+        let timeline = searched(self.expected.as_ref()?, number, size, self.current).next()?;
+        Some(SegmentId::new(timeline, number).name(size))
     }
 
     /// The newest timeline of the history that is followed: the next one that recovery looks for is newer.
@@ -149,9 +149,14 @@ mod tests {
     }
 
     fn names(timelines: &Timelines, number: u64) -> Vec<(u32, u64)> {
-        let names = timelines.names(SegmentNumber::new(number), SIZE);
-        let ids = names.into_iter().map(|name| name.id(SIZE).unwrap());
-        ids.map(|id| (id.timeline.get(), id.number.get())).collect()
+        let number = SegmentNumber::new(number);
+        let history = timelines.expected.as_ref().unwrap();
+        let names: Vec<(u32, u64)> = searched(history, number, SIZE, timelines.current)
+            .map(|timeline| (timeline.get(), number.get()))
+            .collect();
+        let first = timelines.first_name(number, SIZE).map(|name| name.id(SIZE).unwrap());
+        assert_eq!(first.map(|id| (id.timeline.get(), id.number.get())), names.first().copied());
+        names
     }
 
     /// `forks`: parent, and the segment in whose middle it was left.

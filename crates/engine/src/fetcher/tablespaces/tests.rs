@@ -10,7 +10,7 @@ const SIZE: WalSegmentSize = WalSegmentSize::MIN;
 const PAGE: u64 = 8192;
 
 /// Writes records of PostgreSQL 17 into segments, the way it does.
-struct Crafter {
+pub(in crate::fetcher) struct Crafter {
     wal: Vec<u8>,
     previous: u64,
 }
@@ -19,7 +19,7 @@ struct Crafter {
 const START: u64 = 1 << 20;
 
 impl Crafter {
-    fn new() -> Self {
+    pub(in crate::fetcher) fn new() -> Self {
         Self { wal: Vec::new(), previous: START - 256 }
     }
 
@@ -44,7 +44,7 @@ impl Crafter {
         }
     }
 
-    fn record(&mut self, manager: u8, main: &[u8]) {
+    pub(in crate::fetcher) fn record(&mut self, manager: u8, main: &[u8]) {
         let mut body = vec![254];
         body.extend_from_slice(&(main.len() as u32).to_le_bytes());
         body.extend_from_slice(main);
@@ -72,13 +72,13 @@ impl Crafter {
         self.wal.resize(self.wal.len().next_multiple_of(8), 0);
     }
 
-    fn create_tablespace(&mut self, oid: u32, path: &Path) {
+    pub(in crate::fetcher) fn create_tablespace(&mut self, oid: u32, path: &Path) {
         let main = [&oid.to_le_bytes()[..], path.as_os_str().as_bytes(), b"\0"].concat();
         self.record(5, &main);
     }
 
     /// Records that mean nothing here, until so many bytes are left in the segment.
-    fn fill_to(&mut self, left: u64) {
+    pub(in crate::fetcher) fn fill_to(&mut self, left: u64) {
         while SIZE.bytes() - self.at() % SIZE.bytes() > left + 512 {
             self.record(21, &[1; 100]);
         }
@@ -87,7 +87,7 @@ impl Crafter {
     }
 
     /// Writes the segments into a directory.
-    fn write_to(mut self, directory: &Path) -> Vec<SegmentName> {
+    pub(in crate::fetcher) fn write_to(mut self, directory: &Path) -> Vec<SegmentName> {
         self.wal.resize(self.wal.len().next_multiple_of(SIZE.bytes() as usize), 0);
         let segments = self.wal.chunks(SIZE.bytes() as usize).zip(1..);
         segments
