@@ -190,7 +190,8 @@ pub(super) fn goes_on(catalog: &CatalogSnapshot, newest: Option<TimelineId>, tim
     beyond || catalog.last_segment(timeline).is_some_and(|last| last >= fork)
 }
 
-/// When a timeline was last written to, backups included that ended on it; `None` when that is not known.
+/// When a timeline was last written to, backups included that ended on it; `None` when that is not known. Partial
+/// segments do not count: nothing is restored from them, and one that goes must not change the age of what stays.
 pub(super) fn last_write<'r>(
     inventory: &IncarnationInventory,
     ends: impl Iterator<Item = (&'r BackupRecord, Timestamp)>,
@@ -206,10 +207,8 @@ pub(super) fn last_write<'r>(
     }
     let logs = inventory.wal_written.range((timeline, 0)..=(timeline, u32::MAX));
     let segments = logs.map(|(_, written)| written.newest);
-    let files = inventory.files.iter().filter(|file| file.name.timeline() == timeline);
-    let files = files.filter_map(|file| file.written);
     let backups = ends.filter(|(record, _)| record.stop_timeline == timeline).map(|(_, ended)| ended);
-    Some(segments.chain(files).chain(backups).max().unwrap_or(Timestamp::MIN))
+    Some(segments.chain(backups).max().unwrap_or(Timestamp::MIN))
 }
 
 fn judge<'a>(

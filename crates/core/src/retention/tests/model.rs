@@ -103,11 +103,6 @@ impl Model {
         self.world.backups.iter_mut().find(|backup| backup.id == *id).unwrap()
     }
 
-    /// The segment that a timeline writes now.
-    pub(super) fn number(&self, on: u32) -> u64 {
-        self.world.end(on) / SEGMENT
-    }
-
     pub(super) fn has(&self, on: u32, number: u64) -> bool {
         self.world.is_there(on, number)
     }

@@ -133,6 +133,16 @@ fn files_beside_segments_go_with_them() {
 }
 
 #[test]
+fn a_partial_segment_does_not_keep_its_timeline_young() {
+    let mut model = promoted();
+    model.partials.insert(ArchiveFileName::Partial(name(1, 40)), 23 * DAY);
+    let plan = model.retain(&days(14), 24 * DAY);
+    assert_eq!(gone(&plan, 1), [10, 11]);
+    model.carry_out(&plan);
+    assert!(model.retain(&days(14), 24 * DAY).is_empty());
+}
+
+#[test]
 fn rollups_of_touched_directories_go_before_their_segments() {
     let (mut model, _) = archive(30, 5);
     model.world.rolled_up.extend([(1, 0), (1, 6), (1, 7), (1, 8)]);
