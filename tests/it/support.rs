@@ -43,7 +43,10 @@ pub(crate) struct Walden {
 impl Walden {
     pub(crate) fn new(repository: &Repository, server: &str) -> Self {
         let account = ServerAccount::current().unwrap();
-        let program = account.executable(Path::new(env!("CARGO_BIN_EXE_walden"))).unwrap();
+        // Another build of the program can be tried, such as the one to be released.
+        let built =
+            std::env::var("WALDEN_TEST_PROGRAM").unwrap_or_else(|_| env!("CARGO_BIN_EXE_walden").into());
+        let program = account.executable(Path::new(&built)).unwrap();
         let mut environment = repository.environment.clone();
         environment.push(("WALDEN_REPO".into(), repository.url.clone()));
         environment.push(("WALDEN_SERVER".into(), server.into()));

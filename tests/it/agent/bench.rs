@@ -92,12 +92,15 @@ impl Processes {
         self.with_word("wal")
     }
 
-    /// kill -9 of all agents; they are gone when this returns.
-    pub(super) fn kill_agents(&self) {
-        for agent in self.agents() {
-            let _ = kill(agent, Signal::SIGKILL);
+    /// kill -9 of all agents that there are; they are gone when this returns. Tells how many they were.
+    pub(super) fn kill_agents(&self) -> usize {
+        let agents = self.agents();
+        for agent in &agents {
+            let _ = kill(*agent, Signal::SIGKILL);
         }
-        until("the killed agents to be gone", || self.agents().is_empty());
+        // A hook may have started the next one by then.
+        until("the killed agents to be gone", || !self.agents().iter().any(|agent| agents.contains(agent)));
+        agents.len()
     }
 }
 
@@ -131,18 +134,37 @@ impl Agent {
         until("the agent to end", || self.0.try_wait().unwrap().is_some());
         self.0.wait().unwrap().code()
     }
-
-    /// The most memory that it had at any time, in bytes.
-    pub(super) fn peak_bytes(&self) -> u64 {
-        peak_bytes(self.pid())
-    }
 }
 
-/// The most memory that a process had at any time, in bytes.
-pub(super) fn peak_bytes(pid: Pid) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
+/// The memory of a process, in bytes.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct MemoryUse {
+    /// The most that it had at any time, its program's file included.
+    pub(super) peak: u64,
+    /// What it has now of its program's file: much more with what a debugger needs.
+    pub(super) file: u64,
+    /// What it has now besides.
+    pub(super) anonymous: u64,
+}
+
+impl MemoryUse {
+    pub(super) fn of(pid: Pid) -> Self {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let value = |key: &str| {
+            let line = status.lines().find(|line| line.starts_with(key)).unwrap();
+            line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
+        };
+        Self { peak: value("VmHWM:"), file: value("RssFile:"), anonymous: value("RssAnon:") }
+    }
+
+    /// The most of both.
+    pub(super) fn max(self, other: Self) -> Self {
+        Self {
+            peak: self.peak.max(other.peak),
+            file: self.file.max(other.file),
+            anonymous: self.anonymous.max(other.anonymous),
+        }
+    }
 }
 
 impl Drop for Agent {
@@ -334,6 +356,11 @@ impl Bench {
         names.retain(|name| name.len() == 24);
         names.sort();
         names
+    }
+
+    /// The files of all objects of WAL.
+    pub(super) fn objects(&self) -> Vec<PathBuf> {
+        self.archived().1
     }
 
     /// Takes all segments out of the archive.

@@ -261,3 +261,53 @@ fn an_agent_ends_when_its_data_directory_is_removed() {
     assert_eq!(agent.wait(), Some(0));
     bench.make_data_directory();
 }
+
+/// Where a clock that jumps comes from, if it is installed.
+fn faketime() -> Option<&'static str> {
+    let places =
+        ["/usr/lib/x86_64-linux-gnu/faketime", "/usr/lib/aarch64-linux-gnu/faketime", "/usr/lib/faketime"];
+    places.into_iter().find(|place| fs::exists(format!("{place}/libfaketimeMT.so.1")).unwrap_or(false))
+}
+
+#[test]
+fn a_clock_that_jumps_changes_nothing() {
+    let Some(library) = faketime() else {
+        println!("libfaketime is not installed; only the spool's own tests have a clock that jumps");
+        return;
+    };
+    let mut bench = Bench::local();
+    let directory = ServerAccount::current().unwrap().temp_dir().unwrap();
+    let clock = directory.path().join("clock");
+    let jump = |to: &str| fs::write(&clock, to).unwrap();
+    jump("+0d");
+    bench.walden.set("LD_PRELOAD", &format!("{library}/libfaketimeMT.so.1"));
+    bench.walden.set("FAKETIME_TIMESTAMP_FILE", clock.to_str().unwrap());
+    bench.walden.set("FAKETIME_NO_CACHE", "1");
+    // The dates of files and the time since boot are the kernel's own.
+    bench.walden.set("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+    bench.walden.set("NO_FAKE_STAT", "1");
+    let agent = bench.start();
+    let mut number = 12;
+    for to in ["+0d", "+3650d", "-3650d", "+1d", "-1d", "+0d"] {
+        let names = bench.finish_all(number..number + 4);
+        number += 4;
+        jump(to);
+        for name in &names {
+            let output = bench.archive(name);
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(said.contains("by the agent"), "{to}: {said}");
+        }
+        let status = bench.status().unwrap();
+        assert_eq!(status["pid"], agent.pid().as_raw(), "{to}: {status}");
+        // What changed under an ack is seen whatever the clock says.
+        let [first, changed] = [number, number + 1];
+        let names = bench.finish_all(first..changed + 1);
+        number += 2;
+        bench.archive(&names[0]);
+        bench.until_status("an ack", |status| status["push"]["acks"] == 1);
+        jump("+7d");
+        bench.write(changed, 99);
+        assert_eq!(bench.push(&names[1]).status.code(), Some(CONFLICT), "{to}");
+        bench.mark_done(&names[1]);
+    }
+}

@@ -206,6 +206,15 @@ impl S3Server {
     /// # Errors
     /// When the directory can't be used or no port be bound.
     pub fn start_in(directory: &Path, bucket: &str) -> std::io::Result<Self> {
+        Self::start_at(directory, bucket, 0)
+    }
+
+    /// The same on a port that is known: a server that comes back after it was dropped, with whatever it had stored by
+    /// then. Requests that were under way are lost as when the process is killed. 0 is any port.
+    ///
+    /// # Errors
+    /// As [`Self::start_in`].
+    pub fn start_at(directory: &Path, bucket: &str, port: u16) -> std::io::Result<Self> {
         std::fs::create_dir_all(directory.join(bucket))?;
         let files = s3s_fs::FileSystem::new(directory)
             .map_err(|error| std::io::Error::other(format!("{error:?}")))?;
@@ -213,7 +222,7 @@ impl S3Server {
         builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
         let shared =
             Arc::new(Shared { root: directory.to_owned(), s3: builder.build(), state: Mutex::default() });
-        let listener = std::net::TcpListener::bind(("127.0.0.1", 0))?;
+        let listener = std::net::TcpListener::bind(("127.0.0.1", port))?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -230,6 +239,12 @@ impl S3Server {
         })?;
         let bucket = bucket.to_owned();
         Ok(Self { shared, address, bucket, stop: Some(stop), thread: Some(thread), directory: None })
+    }
+
+    /// Its port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.address.port()
     }
 
     /// The endpoint, `http://127.0.0.1:<port>`.
