@@ -147,6 +147,19 @@ impl Hook {
         Err(io::Error::other(format!("{name} was not archived:\n{}", self.log_end())))
     }
 
+    /// Archives one ready file without a shell and without retries, and marks it as done.
+    ///
+    /// # Errors
+    /// When the hook fails, with the end of its log.
+    pub fn archive_directly(&self, name: &str) -> io::Result<Call> {
+        let call = self.call_directly(name, &format!("pg_wal/{name}"))?;
+        if !call.succeeded {
+            return Err(io::Error::other(format!("{name} was not archived:\n{}", self.log_end())));
+        }
+        fs::rename(self.status_file(name, "ready"), self.status_file(name, "done"))?;
+        Ok(call)
+    }
+
     /// Archives files that are made ready by a clock, one every `interval`, and returns the calls and how long after
     /// becoming ready each file was archived.
     ///

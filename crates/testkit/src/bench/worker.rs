@@ -23,8 +23,8 @@ pub enum Work {
         /// Time between two segments, in microseconds.
         interval_us: u64,
     },
-    /// The first segment is archived, the tool is given time to archive the others ahead of being asked, and then it is
-    /// asked for them, without a shell between.
+    /// Eight segments at a time are ready: the first is archived, the tool is given time to archive the others ahead of
+    /// being asked, and then it is asked for them, without a shell between. Only these calls are told.
     Acked {
         /// The URL of the store.
         endpoint: String,
@@ -82,10 +82,12 @@ pub struct Outcome {
 const KILL_EVERY: Duration = Duration::from_millis(50);
 /// What is left running after the last call and after `stop` may end by itself within this.
 const LINGER: Duration = Duration::from_secs(20);
-/// A tool that works ahead gets this long to do so.
-const AHEAD_MAX: Duration = Duration::from_mins(1);
-/// And after its last object is there, this long to note that.
-const AHEAD_SETTLE: Duration = Duration::from_millis(500);
+/// So many files become ready at once for a tool that works ahead, ...
+const AHEAD_BATCH: usize = 8;
+/// ... it gets this long to archive them all after a call, before it is called for the next one, ...
+const AHEAD_MAX: Duration = Duration::from_secs(3);
+/// ... and this long to settle when all are there.
+const AHEAD_SETTLE: Duration = Duration::from_millis(300);
 
 /// Runs a case in this process, which must do nothing else and must not have run another one.
 ///
@@ -184,28 +186,40 @@ fn work(case: &Case, hook: &Hook) -> io::Result<Worked> {
 }
 
 fn acked(case: &Case, hook: &Hook, endpoint: &str, bucket: &str) -> io::Result<Worked> {
-    case.segments.iter().try_for_each(|name| hook.mark_ready(name))?;
-    let Some((first, others)) = case.segments.split_first() else { return Ok(Worked::default()) };
-    hook.archive(first)?;
+    let mut worked = Worked::default();
+    for batch in case.segments.chunks(AHEAD_BATCH) {
+        batch.iter().try_for_each(|name| hook.mark_ready(name))?;
+        let mut rest = batch;
+        // The first call may only start what works ahead, and the next ones may come before it is there.
+        while let Some((asked, ahead)) = rest.split_first() {
+            hook.archive(asked)?;
+            rest = ahead;
+            if become_stored(ahead, endpoint, bucket)? {
+                break;
+            }
+        }
+        std::thread::sleep(AHEAD_SETTLE);
+        for name in rest {
+            worked.calls.push(hook.archive_directly(name)?);
+        }
+    }
+    if worked.calls.is_empty() {
+        return Err(io::Error::other(format!("it did not work ahead:\n{}", hook.log_end())));
+    }
+    worked.measured = Some(worked.calls.iter().map(|call| call.elapsed).sum());
+    Ok(worked)
+}
+
+/// Waits until all of these are stored; whether they were before the patience was over.
+fn become_stored(segments: &[String], endpoint: &str, bucket: &str) -> io::Result<bool> {
     let begun = Instant::now();
-    while !all_stored(&case.segments, &stored(endpoint, bucket)?) {
+    while !all_stored(segments, &stored(endpoint, bucket)?) {
         if begun.elapsed() > AHEAD_MAX {
-            return Err(io::Error::other(format!("it did not work ahead:\n{}", hook.log_end())));
+            return Ok(false);
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-    std::thread::sleep(AHEAD_SETTLE);
-    let begun = Instant::now();
-    let mut worked = Worked::default();
-    for name in others {
-        let call = hook.call_directly(name, &format!("pg_wal/{name}"))?;
-        if !call.succeeded {
-            return Err(io::Error::other(format!("{name} was not acknowledged:\n{}", hook.log_end())));
-        }
-        worked.calls.push(call);
-    }
-    worked.measured = Some(begun.elapsed());
-    Ok(worked)
+    Ok(true)
 }
 
 /// Whether each segment's name begins the last part of a key.
