@@ -10,7 +10,7 @@ use crate::shapes::{self, AgentStatus, AgentStop, NoAgent, Push};
 use crate::support::{Bench, NEXT_SEGMENT, Run, SEGMENT, replace_shape};
 
 /// Longer than anything here may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 const PAUSE: Duration = Duration::from_millis(20);
 const NO_AGENT: i32 = 26;
 

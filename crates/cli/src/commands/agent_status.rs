@@ -61,6 +61,9 @@ fn push_facts(status: &AgentStatus) -> Vec<(&'static str, String)> {
     }
     let ahead = match (push.ahead, push.last_call_seconds) {
         (true, _) => "works ahead of PostgreSQL".to_owned(),
+        (false, Some(_)) if push.acks > 0 => {
+            format!("is ahead: {} archived and not asked for yet", count(push.acks, "file"))
+        }
         (false, Some(ago)) => format!("waits: the last push was asked for {} ago", seconds(ago)),
         (false, None) => "waits: no push was asked for yet".to_owned(),
     };
