@@ -22,6 +22,8 @@ use crate::support::{Repository, Walden, describe, run};
 const SEGMENTS: (usize, usize) = (2_000, 400);
 /// What an agent with the default settings may have in memory at any time, in bytes.
 const PEAK_MAX: u64 = 64 << 20;
+/// What a build to be released has of its own file in memory, at least, in bytes.
+const RELEASED_FILE: u64 = 12 << 20;
 /// Requests that are not of one segment: who may archive here, and the like.
 const REQUESTS_BESIDES: usize = 20;
 
@@ -135,7 +137,7 @@ impl Backlog {
     /// One PUT for each segment, and hardly anything besides.
     fn assert_requests(&self) {
         let requests = self.s3.take_requests();
-        let is_segment = |path: &str| path.contains("/wal/") && path.ends_with(".zst");
+        let is_segment = |path: &str| path.contains("/wal/");
         let puts =
             requests.iter().filter(|request| request.method == Method::PUT && is_segment(&request.path));
         assert_eq!(puts.count(), self.names.len());
@@ -156,9 +158,10 @@ impl Backlog {
     }
 }
 
-/// What is not the program's own file, which a build for tests has a lot of, and all of it in a build to be released.
+/// All of it in a build to be released. A build for tests has much more of its own file in memory; there it is the rest
+/// that counts, beside what a released one has of its file.
 fn assert_within_memory(memory: MemoryUse) {
-    assert!(memory.anonymous <= PEAK_MAX, "{memory:?}");
+    assert!(memory.anonymous <= PEAK_MAX - RELEASED_FILE, "{memory:?}");
     if !cfg!(debug_assertions) || std::env::var_os("WALDEN_TEST_PROGRAM").is_some() {
         assert!(memory.peak <= PEAK_MAX, "{memory:?}");
     }

@@ -6,6 +6,7 @@ use std::process::Stdio;
 
 use nix::sys::signal::Signal;
 use walden_testkit::postgres::ServerAccount;
+use walden_testkit::stores::{Fault, FaultRule};
 
 use super::bench::{Bench, Processes, segment, until};
 use crate::support::{describe, run};
@@ -164,7 +165,6 @@ fn an_agent_stopped_while_a_hook_waits_is_done_without() {
     let bench = Bench::s3();
     let names = bench.finish_all(12..14);
     let agent = bench.start();
-    use walden_testkit::stores::{Fault, FaultRule};
     // The agent's own request gets no answer; the hook's will.
     bench.store().inject(FaultRule::next(Fault::HangBefore, http::Method::PUT, 1).on(&names[0]));
     let hook = bench.hook(&names[0]).stderr(Stdio::piped()).spawn().unwrap();
