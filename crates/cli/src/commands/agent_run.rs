@@ -2,21 +2,16 @@
 
 use walden_core::ErrorKind;
 use walden_engine::PipelineLimits;
-use walden_engine::agent::{AgentOptions, LevelRange, lifecycle, run as run_agent};
-use walden_store::{CompressionLevel, settings_fingerprint};
+use walden_engine::agent::{AgentOptions, lifecycle, run as run_agent};
+use walden_store::settings_fingerprint;
 
 use super::hooks::inner_deadline;
 use crate::args::OutputFormat;
-use crate::config::{MaxRate, Origin};
+use crate::config::MaxRate;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::runtime;
 use crate::session::Session;
-
-/// zstd's level while nothing waits, unless one is set.
-const LEVEL_AT_LEISURE: i32 = 3;
-/// zstd's level under the longest queue.
-const LEVEL_IN_A_HURRY: i32 = -1;
 
 pub(super) fn run(session: &Session, on_demand: bool) -> Result<Exit, Failure> {
     // Everything that is relative to the current directory is absolute by now.
@@ -39,11 +34,7 @@ pub(super) fn run(session: &Session, on_demand: bool) -> Result<Exit, Failure> {
 fn options(session: &Session, on_demand: bool) -> Result<AgentOptions, Failure> {
     let config = &session.effective.config;
     let agent = &config.agent;
-    let set = config.wal.compression_level.0;
-    let best = match session.effective.origin("wal.compression_level") {
-        Origin::BuiltIn => CompressionLevel::new(LEVEL_AT_LEISURE).unwrap_or(set),
-        _ => set,
-    };
+    let best = config.wal.compression_level.0;
     let settings = settings_fingerprint(&config.store, &session.environment);
     Ok(AgentOptions {
         on_demand,
@@ -53,7 +44,6 @@ fn options(session: &Session, on_demand: bool) -> Result<AgentOptions, Failure> 
             in_flight: agent.in_flight.0,
             ..PipelineLimits::default()
         },
-        levels: LevelRange::new(best, CompressionLevel::new(LEVEL_IN_A_HURRY).unwrap_or(best)),
         max_rate: agent.max_rate.map(MaxRate::bytes_per_second),
         metrics: agent.metrics.map(|address| address.0),
         prefetch_bytes: agent.prefetch.0,

@@ -19,6 +19,9 @@ use walden_store::CompressionLevel;
 pub const CALM_STEPS: u32 = 4;
 /// Files may wait, per sealer, before compression gets faster.
 const WAITING_PER_SEALER: u64 = 2;
+/// The levels worth choosing between for WAL, best first: what lies between them takes more time than the next one and saves
+/// nothing (docs/benchmarks.md has the table).
+const USEFUL: [i32; 4] = [6, 1, -1, -3];
 
 /// The levels that may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,17 +52,22 @@ impl LevelRange {
         self.fastest
     }
 
-    /// How many steps lie between the two. 0 is not among the levels.
+    /// The levels, best first: both ends, and between them those that are worth it.
+    fn levels(self) -> impl Iterator<Item = i32> {
+        let between = USEFUL.into_iter().filter(move |level| self.fastest < *level && *level < self.best);
+        let fastest = (self.fastest < self.best).then_some(self.fastest);
+        std::iter::once(self.best).chain(between).chain(fastest)
+    }
+
+    /// How many steps lie between the two.
     fn steps(self) -> u32 {
-        let all = (self.best - self.fastest).unsigned_abs();
-        if self.best > 0 && self.fastest < 0 { all - 1 } else { all }
+        u32::try_from(self.levels().count()).unwrap_or(1).saturating_sub(1)
     }
 
     /// The level so many steps from the best one.
     fn at(self, step: u32) -> CompressionLevel {
-        let level = self.best - i32::try_from(step.min(self.steps())).unwrap_or_default();
-        let level = if self.best > 0 && level <= 0 { level - 1 } else { level };
-        CompressionLevel::new(level.max(self.fastest)).unwrap_or(CompressionLevel::DEFAULT)
+        let level = self.levels().nth(step as usize).unwrap_or(self.fastest);
+        CompressionLevel::new(level).unwrap_or(CompressionLevel::DEFAULT)
     }
 }
 
@@ -201,14 +209,16 @@ mod tests {
     }
 
     #[test]
-    fn the_ladder_leaves_out_the_zero() {
+    fn the_ladder_has_both_ends_and_what_is_worth_it_between() {
         let levels =
             |range: LevelRange| (0..=range.steps()).map(|step| range.at(step).get()).collect::<Vec<_>>();
-        assert_eq!(levels(range(3, -2)), [3, 2, 1, -1, -2]);
-        assert_eq!(levels(range(-1, -3)), [-1, -2, -3]);
-        assert_eq!(levels(range(9, 7)), [9, 8, 7]);
+        assert_eq!(levels(range(1, -3)), [1, -1, -3]);
+        assert_eq!(levels(range(3, -2)), [3, 1, -1, -2]);
+        assert_eq!(levels(range(19, -7)), [19, 6, 1, -1, -3, -7]);
+        assert_eq!(levels(range(-1, -3)), [-1, -3]);
+        assert_eq!(levels(range(9, 7)), [9, 7]);
         assert_eq!(levels(range(1, 5)), [1], "a range the wrong way round is one level");
-        assert_eq!(levels(range(0, -1)), [3, 2, 1, -1]);
+        assert_eq!(levels(range(0, -1)), [3, 1, -1], "0 is another word for 3");
         assert_eq!(range(3, -2).at(99).get(), -2);
     }
 
@@ -217,9 +227,9 @@ mod tests {
         let range = range(6, -3);
         let level = |waiting| after(LevelState::default(), range, 1, &facts(waiting, true, false));
         assert_eq!(level(3), (6, LevelReason::Idle), "a short queue is none");
-        assert_eq!(level(4), (5, LevelReason::Backlog));
-        assert_eq!(level(8), (4, LevelReason::Backlog));
-        assert_eq!(level(16), (3, LevelReason::Backlog));
+        assert_eq!(level(4), (1, LevelReason::Backlog));
+        assert_eq!(level(8), (-1, LevelReason::Backlog));
+        assert_eq!(level(16), (-3, LevelReason::Backlog));
         assert_eq!(level(2_000), (-3, LevelReason::Backlog));
     }
 
@@ -232,7 +242,7 @@ mod tests {
             assert_eq!(state.level(range).get(), fast, "not at once");
             state = state.next(range, &facts(100, false, true));
         }
-        assert_eq!((state.level(range).get(), state.reason()), (fast + 1, LevelReason::Network));
+        assert_eq!((fast, state.level(range).get(), state.reason()), (-3, -1, LevelReason::Network));
         assert_eq!(after(state, range, 100, &facts(100, false, true)), (6, LevelReason::Network));
     }
 
@@ -240,7 +250,7 @@ mod tests {
     fn the_queue_does_not_grow_beside_an_idle_core_without_an_answer() {
         // Neither all sealers nor all senders are busy: memory keeps the next file out.
         let growing = LevelFacts { waiting_before: 3, ..facts(20, false, false) };
-        assert_eq!(after(LevelState::default(), range(6, -3), 1, &growing), (5, LevelReason::Memory));
+        assert_eq!(after(LevelState::default(), range(6, -3), 1, &growing), (1, LevelReason::Memory));
         assert_eq!(after(LevelState::default(), range(6, -3), 50, &growing), (-3, LevelReason::Memory));
         let shrinking = LevelFacts { waiting_before: 30, ..growing };
         assert_eq!(after(LevelState::default(), range(6, -3), 50, &shrinking).0, 6);
@@ -275,15 +285,15 @@ mod tests {
         let mut state = LevelState::default().next(range, &facts(2_000, true, false));
         let mut seen = Vec::new();
         for second in 0..400 {
-            // Above level 4 the processor is the limit, up to it the network.
+            // Above level 4 the processor is the limit, below it the network.
             let too_good = state.level(range).get() > 4;
             state = state.next(range, &facts(2_000, too_good, !too_good));
             if second >= 100 {
                 seen.push(state.level(range).get());
             }
         }
-        assert!(seen.iter().all(|level| [4, 5].contains(level)), "{seen:?}");
-        assert!(seen.iter().filter(|level| **level == 4).count() > seen.len() / 2);
+        assert!(seen.iter().all(|level| [1, 6].contains(level)), "{seen:?}");
+        assert!(seen.iter().filter(|level| **level == 1).count() > seen.len() / 2);
     }
 
     proptest! {
