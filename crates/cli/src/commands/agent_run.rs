@@ -1,7 +1,11 @@
 //! `walden agent` itself: stays, or was started by a hook.
 
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
 use walden_core::ErrorKind;
 use walden_engine::PipelineLimits;
+use walden_engine::agent::client::ALLOCATOR_SETTING;
 use walden_engine::agent::{AgentOptions, lifecycle, run as run_agent};
 use walden_store::settings_fingerprint;
 
@@ -14,6 +18,7 @@ use crate::runtime;
 use crate::session::Session;
 
 pub(super) fn run(session: &Session, on_demand: bool) -> Result<Exit, Failure> {
+    begin_again_with_allocator_setting();
     // Everything that is relative to the current directory is absolute by now.
     let options = options(session, on_demand)?;
     if on_demand {
@@ -29,6 +34,18 @@ pub(super) fn run(session: &Session, on_demand: bool) -> Result<Exit, Failure> {
         session.printer.report(&report, |_| {})?;
     }
     Ok(Exit::Done)
+}
+
+/// An agent that a hook starts has the setting from it; any other one becomes the same program with it.
+fn begin_again_with_allocator_setting() {
+    let (variable, value) = ALLOCATOR_SETTING;
+    if std::env::var_os(variable).is_some() {
+        return;
+    }
+    if let Ok(program) = std::env::current_exe() {
+        // Comes back only when it fails, and then more memory is all that it costs.
+        let _ = Command::new(program).args(std::env::args_os().skip(1)).env(variable, value).exec();
+    }
 }
 
 fn options(session: &Session, on_demand: bool) -> Result<AgentOptions, Failure> {

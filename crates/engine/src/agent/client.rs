@@ -317,8 +317,9 @@ impl Read for Timed<'_> {
 }
 
 /// From this size on, in bytes, glibc gives memory back to the system when it is freed. Left alone it stops doing so for
-/// the chunks that segments are read into, and keeps a third more than the agent's budget.
-const ALLOCATOR_SETTING: (&str, &str) = ("MALLOC_MMAP_THRESHOLD_", "131072");
+/// the chunks that segments are read into, and keeps a third more than the agent's budget. A variable and its value: it must
+/// be in the environment when an agent's process begins.
+pub const ALLOCATOR_SETTING: (&str, &str) = ("MALLOC_MMAP_THRESHOLD_", "131072");
 
 /// What became of an attempt to start an agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
