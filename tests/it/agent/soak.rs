@@ -23,8 +23,10 @@ use crate::support::{Repository, Walden, run};
 const SECONDS: u64 = 20 * 60;
 const CLIENTS: u64 = 3;
 const ACCOUNTS: u64 = 100_000;
-/// One of so many transactions writes about half a mebibyte.
+/// One of so many transactions writes 128 KiB more.
 const BULKY: u64 = 40;
+/// With more segments than this waiting to be archived the clients wait: disks are not without end.
+const WAITING_MAX: usize = 300;
 /// What may be left in the agents' directories, in bytes.
 const SPOOL_MAX: u64 = 4 << 20;
 const DEADLINE: Duration = Duration::from_mins(5);
@@ -44,10 +46,13 @@ struct Ledger {
 
 impl Ledger {
     /// Commits one row after the other, whatever happens to the server.
-    fn write(&self, client: u64, connect: impl Fn() -> Result<PgSession>, seed: u64) {
+    fn write(&self, client: u64, data: &Path, connect: impl Fn() -> Result<PgSession>, seed: u64) {
         let mut random = SplitMix64(seed ^ client);
         let mut session = None;
         for number in 1.. {
+            while number % 100 == 0 && !self.over.load(Ordering::Relaxed) && waiting(data) > WAITING_MAX {
+                std::thread::sleep(Duration::from_millis(100));
+            }
             if self.over.load(Ordering::Relaxed) {
                 return;
             }
@@ -72,10 +77,16 @@ impl Ledger {
     }
 }
 
+/// How many files wait to be archived.
+fn waiting(data: &Path) -> usize {
+    let entries = fs::read_dir(data.join("pg_wal/archive_status")).unwrap().flatten();
+    entries.filter(|entry| entry.path().extension().is_some_and(|ending| ending == "ready")).count()
+}
+
 fn transaction(client: u64, number: u64, random: &mut SplitMix64) -> String {
     let account = random.draw() % ACCOUNTS + 1;
     let bulk = if random.draw().is_multiple_of(BULKY) {
-        "SELECT pg_logical_emit_message(true, 'walden', repeat(md5(random()::text), 16384));"
+        "SELECT pg_logical_emit_message(true, 'walden', repeat(md5(random()::text), 4096));"
     } else {
         ""
     };
@@ -234,6 +245,7 @@ fn every_acknowledged_row_survives_random_kills_of_everything() {
     println!("soak of {seconds} s, WALDEN_SOAK_SEED={seed}");
     let mut soak = Soak::new(seed);
     let (ledger, config) = (Ledger::default(), soak.server.client_config());
+    let data = soak.server.data_dir().to_owned();
     std::thread::scope(|scope| {
         // Also when this thread panics.
         struct Over<'a>(&'a Ledger);
@@ -244,8 +256,8 @@ fn every_acknowledged_row_survives_random_kills_of_everything() {
         }
         let _over = Over(&ledger);
         for client in 0..CLIENTS {
-            let (ledger, config) = (&ledger, &config);
-            scope.spawn(move || ledger.write(client, || PgSession::connect(config, DEADLINE), seed));
+            let (ledger, config, data) = (&ledger, &config, &data);
+            scope.spawn(move || ledger.write(client, data, || PgSession::connect(config, DEADLINE), seed));
         }
         let begun = Instant::now();
         while begun.elapsed() < Duration::from_secs(seconds) {
@@ -253,11 +265,7 @@ fn every_acknowledged_row_survives_random_kills_of_everything() {
         }
     });
     let last = soak.server.archive_current_segment().unwrap();
-    let status = soak.server.data_dir().join("pg_wal/archive_status");
-    let is_ready = |entry: std::io::Result<fs::DirEntry>| {
-        entry.unwrap().path().extension().is_some_and(|e| e == "ready")
-    };
-    until("nothing to wait to be archived", || !fs::read_dir(&status).unwrap().any(is_ready));
+    until("nothing to wait to be archived", || waiting(soak.server.data_dir()) == 0);
     let committed = ledger.committed.into_inner().unwrap();
     println!(
         "{} rows acknowledged, {} connections broken, the last segment is {last}; {:?}",
