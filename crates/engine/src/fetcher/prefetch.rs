@@ -353,10 +353,9 @@ impl Inner {
     async fn history(self: Arc<Self>, ask: &Ask<'_>, timeline: TimelineId) -> Result<GetAnswer> {
         let previous = {
             let mut state = self.state();
-            if state.absence.is_some_and(|absence| absence.covers(ask.wanted.name, (self.moment)())) {
+            if state.is_known_absent(ask.wanted.name, (self.moment)()) {
                 return Ok(GetAnswer::Absent);
             }
-            state.absence = None;
             state.history.take()
         };
         drop(previous);
@@ -425,10 +424,9 @@ impl Inner {
     fn note_ask(&self, ask: &Ask<'_>, id: SegmentId, name: SegmentName, directory: &Path) -> Next {
         let size = ask.situation.segment_size;
         let mut state = self.state();
-        if state.absence.is_some_and(|absence| absence.covers(ask.wanted.name, (self.moment)())) {
+        if state.is_known_absent(ask.wanted.name, (self.moment)()) {
             return Next::Absent;
         }
-        state.absence = None;
         state.timelines.note_ask(id, size, directory);
         let gone = state.prune(id, name, self.ahead_max(size));
         let (next, stale) = next_step(&mut state, id, name, false);
@@ -461,7 +459,7 @@ impl Inner {
             if found.is_none() {
                 let mut state = self.state();
                 state.note_absent(name);
-                let absence = Absence { segment: name, at, no_history_after };
+                let absence = Absence { segment: name, at, no_history_after, again: true };
                 state.absence = Some(absence).filter(|_| ask.situation.mode == RecoveryMode::Standby);
                 return Ok(None);
             }

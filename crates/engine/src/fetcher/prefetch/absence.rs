@@ -2,8 +2,11 @@
 //!
 //! A standby without a primary to stream from asks for the next segment and then for the next timeline's history, both
 //! in vain, every `wal_retrieve_retry_interval`; 15 and later ask for the segment twice. One proof answers all of them.
-//! It holds for [`HOLDS_FOR`], for standbys only, and only as long as nothing else is asked: an answer that can end a
-//! recovery, or that chooses the timeline of a promotion, is given afresh.
+//! It holds for [`HOLDS_FOR`], for standbys only, and only as long as nothing else is asked. Of the segment it answers
+//! one more ask, and none after one for a history: what comes then comes after a wait, and a standby that is told to
+//! promote looks for what was archived meanwhile one last time (`WaitForWALToBecomeAvailable` in
+//! `src/backend/access/transam/xlogrecovery.c`). So an answer that can end a recovery, or that chooses the timeline of a
+//! promotion, is given afresh.
 
 use std::time::Duration;
 
@@ -28,11 +31,20 @@ pub(super) struct Absence {
     pub(super) at: Duration,
     /// No history of a timeline after this one is in the archive.
     pub(super) no_history_after: Option<TimelineId>,
+    /// The segment may be asked for once more.
+    pub(super) again: bool,
 }
 
 impl Absence {
-    /// Whether it still answers this ask.
-    pub(super) fn covers(&self, name: ArchiveFileName, now: Duration) -> bool {
+    /// Whether it answers this ask, which it may not do a second time.
+    pub(super) fn answer(&mut self, name: ArchiveFileName, now: Duration) -> bool {
+        self.covers(name, now) && {
+            let again = std::mem::take(&mut self.again);
+            again || !matches!(name, ArchiveFileName::Segment(_))
+        }
+    }
+
+    fn covers(&self, name: ArchiveFileName, now: Duration) -> bool {
         let young = now.checked_sub(self.at).is_some_and(|age| age <= HOLDS_FOR);
         young
             && match name {
@@ -92,6 +104,7 @@ mod tests {
             segment: "000000020000000000000005".parse().unwrap(),
             at: Duration::from_secs(5),
             no_history_after: Some(TimelineId::new(2).unwrap()),
+            again: true,
         };
         assert!(covers(&absence, "000000020000000000000005", 6000));
         assert!(covers(&absence, "00000003.history", 6000));

@@ -4,7 +4,7 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -20,11 +20,16 @@ pub(super) struct Directory {
 }
 
 impl Directory {
-    /// Makes the directory if it is missing, for its owner alone, and removes what is in it.
+    /// Makes the directory if it is missing, for its owner alone, and removes what is in it. Neither it nor the one that
+    /// it lies in may be another user's, who could have led it elsewhere.
     pub(super) fn open(path: PathBuf) -> Result<Self> {
         match DirBuilder::new().mode(0o700).create(&path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             made => made.map_err(|source| EngineError::local("make directory", &path, source))?,
+        }
+        for directory in path.parent().into_iter().chain([path.as_path()]) {
+            refuse_others(directory)
+                .map_err(|source| EngineError::local("use directory", directory, source))?;
         }
         let directory = Self { path, next: AtomicU64::new(0) };
         directory.wipe()?;
@@ -61,6 +66,18 @@ impl Directory {
         let free = u128::from(found.blocks_available()) * u128::from(found.fragment_size());
         free >= u128::from(bytes) + u128::from(reserve)
     }
+}
+
+fn refuse_others(directory: &Path) -> io::Result<()> {
+    let found = std::fs::symlink_metadata(directory)?;
+    if !found.is_dir() {
+        return Err(io::ErrorKind::NotADirectory.into());
+    }
+    if found.uid() != nix::unistd::geteuid().as_raw() {
+        let message = format!("it belongs to another user uid={}", found.uid());
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
+    }
+    Ok(())
 }
 
 /// Removes the file when it is dropped; that another has moved it away is no error.
@@ -127,4 +144,22 @@ impl WholeFile {
 pub(super) fn is_file(path: &Path, identity: &FileIdentity) -> bool {
     std::fs::symlink_metadata(path)
         .is_ok_and(|found| found.is_file() && FileIdentity::of(&found) == *identity)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_is_not_followed_to_what_would_be_emptied() {
+        let directory = tempfile::tempdir().unwrap();
+        let (elsewhere, link) = (directory.path().join("elsewhere"), directory.path().join("prefetch"));
+        std::fs::create_dir(&elsewhere).unwrap();
+        std::fs::write(elsewhere.join("kept"), b"").unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &link).unwrap();
+        assert!(Directory::open(link.clone()).is_err());
+        assert!(elsewhere.join("kept").try_exists().unwrap());
+        std::fs::remove_file(&link).unwrap();
+        Directory::open(link).unwrap();
+    }
 }

@@ -1,10 +1,11 @@
 //! What is fetched ahead, and what of it is still wanted.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
-use walden_pg::{SegmentId, SegmentName, SegmentNumber};
+use walden_pg::{ArchiveFileName, SegmentId, SegmentName, SegmentNumber};
 
 use super::absence::Absence;
 use super::files::WholeFile;
@@ -94,6 +95,13 @@ impl State {
         }
         let fresh = Self { situation: Some(situation.clone()), tasks: self.tasks, ..Self::default() };
         Some(std::mem::replace(self, fresh))
+    }
+
+    /// Whether a proof of a moment ago answers this ask; one that does not is forgotten.
+    pub(super) fn is_known_absent(&mut self, name: ArchiveFileName, now: Duration) -> bool {
+        let known = self.absence.as_mut().is_some_and(|absence| absence.answer(name, now));
+        self.absence = self.absence.filter(|_| known);
+        known
     }
 
     /// Takes note of an ask that was explained by [`Timelines::note_ask`]: gives up what is not on the way from there,

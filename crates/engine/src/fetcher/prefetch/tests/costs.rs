@@ -62,6 +62,24 @@ async fn a_poll_of_a_standby_costs_two_requests() {
 }
 
 #[tokio::test]
+async fn a_standby_that_is_told_to_promote_right_after_a_poll_is_given_what_came_since() {
+    let bench = Bench::s3().await;
+    bench.signal("standby.signal");
+    bench.put_segment(1, 1);
+    bench.found(1, 1).await;
+    assert_eq!(bench.ask_segment(1, 2).await, Got::Absent);
+    assert_eq!(bench.ask("00000002.history").await, Got::Absent);
+    // The primary ends, archives its last segment, and the standby is promoted: all within the same second.
+    bench.put_segment(1, 2);
+    bench.found(1, 2).await;
+    // Without a look for a newer timeline in between, one more ask is taken for that of the same poll.
+    assert_eq!(bench.ask_segment(1, 3).await, Got::Absent);
+    assert_eq!(bench.ask_segment(1, 3).await, Got::Absent);
+    bench.put_segment(1, 3);
+    bench.found(1, 3).await;
+}
+
+#[tokio::test]
 async fn a_standby_that_is_behind_no_more_is_given_one_at_a_time_without_a_look_ahead() {
     let bench = Bench::s3().await;
     bench.signal("standby.signal");
