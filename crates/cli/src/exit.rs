@@ -58,6 +58,13 @@ pub(crate) enum Exit {
     NoAgent = 26,
 }
 
+/// The code of a process that nobody waits for. Orphans become children of process 1, which may be the postmaster, or of
+/// a postmaster that was made to reap them; and to that one every code above 1 of a child it does not know is a crash,
+/// after which it ends all sessions and recovers (`CleanupBackend` in `src/backend/postmaster/postmaster.c`).
+pub(crate) const fn code_of_an_orphan(code: u8) -> u8 {
+    if code > 1 { 1 } else { code }
+}
+
 /// Added to a failure of `wal get` that must stop recovery.
 const STOP_RECOVERY: u8 = 200;
 
@@ -139,6 +146,14 @@ mod tests {
         codes.dedup();
         assert_eq!(codes.len(), Exit::ALL.len());
         assert!(codes.is_sorted());
+    }
+
+    #[test]
+    fn an_orphan_never_ends_as_what_a_postmaster_takes_for_a_crash() {
+        for exit in Exit::ALL {
+            let code = code_of_an_orphan(exit.code());
+            assert_eq!(code, u8::from(exit != Exit::Done), "{exit:?}");
+        }
     }
 
     #[test]

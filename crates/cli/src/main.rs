@@ -31,5 +31,10 @@ fn main() -> ExitCode {
     // A panic would end with 101, which `restore_command` reads as "not in the archive".
     let end = catch_unwind(AssertUnwindSafe(|| start::run(&arguments, started)));
     let (exit, get) = end.unwrap_or_else(|_| (Exit::Internal, hook::probable_get(&arguments)));
-    hook::exit_code(exit, get.as_deref()).into()
+    let code = hook::exit_code(exit, get.as_deref());
+    // Looked for as it stands, so that it holds for a command line that is not understood, too.
+    if arguments.iter().any(|argument| argument == "--on-demand") {
+        return exit::code_of_an_orphan(code).into();
+    }
+    code.into()
 }

@@ -13,7 +13,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use nix::sys::socket::sockopt::PeerCredentials;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, socket};
+use walden_core::ErrorKind;
 
 use super::protocol::{
     AgentFailure, Answer, Ask, Call, Farewell, Frame, FrameKind, GetAsk, ProtocolError, ReadyFile, Refusal,
@@ -105,6 +107,9 @@ pub fn push(spool: &Spool, path: &Path, deadline: Duration) -> PushAnswer {
     let ask = Ask::Push { name, file: FileIdentity::of(&metadata) };
     match call(spool, ask, deadline) {
         Ok(Answer::Done { report, ahead }) => PushAnswer::Done { report, ahead },
+        Ok(Answer::Failed(failure)) if is_of_the_agent(failure.kind) => {
+            PushAnswer::DoItYourself(failed_itself(&failure))
+        }
         Ok(Answer::Failed(failure)) => PushAnswer::Failed(failure),
         Ok(Answer::DoItYourself { reason }) => PushAnswer::DoItYourself(DoItYourself::SentAway(reason)),
         Ok(_) => PushAnswer::DoItYourself(unfitting()),
@@ -121,6 +126,9 @@ pub fn get(spool: &Spool, name: &str, destination: &Path, deadline: Duration) ->
     match call(spool, ask, deadline) {
         Ok(Answer::Ready(file)) => GetAnswer::Ready(file),
         Ok(Answer::Absent) => GetAnswer::Absent,
+        Ok(Answer::Failed(failure)) if is_of_the_agent(failure.kind) => {
+            GetAnswer::DoItYourself(failed_itself(&failure))
+        }
         Ok(Answer::Failed(failure)) => GetAnswer::Failed(failure),
         Ok(Answer::DoItYourself { reason }) => GetAnswer::DoItYourself(DoItYourself::SentAway(reason)),
         Ok(_) => GetAnswer::DoItYourself(unfitting()),
@@ -169,6 +177,16 @@ fn name_in_pg_wal(spool: &Spool, path: &Path) -> Option<String> {
         return None;
     }
     Some(absolute.file_name()?.to_str()?.to_owned())
+}
+
+/// Whether a failure may be the agent's alone: a defect that its process met, or that it may not open as many files, or
+/// not this one. Who meets it in the hook, too, is told so there.
+fn is_of_the_agent(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::Internal | ErrorKind::LocalIo)
+}
+
+fn failed_itself(failure: &AgentFailure) -> DoItYourself {
+    DoItYourself::SentAway(format!("the agent failed: {}", failure.message))
 }
 
 fn unfitting() -> DoItYourself {
@@ -265,14 +283,21 @@ impl Connection {
         if spool.is_silent(now()) {
             return Err(DoItYourself::Silent);
         }
-        Self::connect(&opened.socket_address(spool)).map_err(|error| match error.kind() {
+        let connected = Self::connect(&opened.socket_address(spool)).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => DoItYourself::NoAgent,
             io::ErrorKind::WouldBlock => {
                 // The queue of connections is full: it is stopped, or overwhelmed.
                 DoItYourself::Busy
             }
             _ => DoItYourself::Broken(error.to_string()),
-        })
+        })?;
+        // The path may lead elsewhere by now, if others can write to what is above it.
+        let peer = getsockopt(&connected.0, PeerCredentials).map_err(io::Error::from);
+        match peer.and_then(|peer| opened.is_of(peer.uid())) {
+            Ok(true) => Ok(connected),
+            Ok(false) => Err(DoItYourself::Broken("another user listens there".to_owned())),
+            Err(error) => Err(DoItYourself::Broken(error.to_string())),
+        }
     }
 
     /// Connects without waiting: an agent that was stopped takes no connections, and would keep the hook for ever.

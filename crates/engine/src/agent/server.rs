@@ -203,9 +203,7 @@ impl Server {
     /// An agent with other settings may be refused where the hook would not be: then the hook tries itself.
     fn unless_settings_differ(&self, answer: Answer, caller: &Caller) -> Answer {
         let Answer::Failed(failure) = &answer else { return answer };
-        let of_settings =
-            matches!(failure.kind, ErrorKind::Denied | ErrorKind::Config | ErrorKind::Unsupported);
-        if !of_settings || caller.settings == self.0.caller.settings {
+        if !may_be_of_settings(failure.kind) || caller.settings == self.0.caller.settings {
             return answer;
         }
         let reason = format!("the agent, whose settings are others, failed: {}", failure.message);
@@ -215,6 +213,19 @@ impl Server {
         }
         Answer::DoItYourself { reason }
     }
+}
+
+/// Whether other settings may lead to another end: also where the store was not reached, or was found empty, which
+/// certificates, timeouts and regions decide.
+fn may_be_of_settings(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::Denied
+            | ErrorKind::Config
+            | ErrorKind::Unsupported
+            | ErrorKind::Unavailable
+            | ErrorKind::NotFound
+    )
 }
 
 /// Why a caller is not served, if so.

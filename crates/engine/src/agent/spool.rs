@@ -18,6 +18,8 @@ use super::protocol::{Caller, DirectoryIdentity};
 
 /// A longer path does not surely fit into a socket's address, which holds 108 bytes.
 const SOCKET_PATH_BYTES_MAX: usize = 100;
+/// `postmaster.pid` is never larger, in bytes.
+const PID_FILE_BYTES_MAX: u64 = 64 << 10;
 /// Hooks try to start an agent this often at most.
 pub const START_PAUSE: Duration = Duration::from_secs(10);
 /// An agent that was silent is not asked again for this long.
@@ -142,10 +144,19 @@ impl Spool {
     /// Takes the right to try to start an agent: given once every [`START_PAUSE`], to the owner of the data directory
     /// only, because an agent of root's would be of no use to the others.
     ///
+    /// Never where the postmaster is process 1, as in a container without an init: the agent would become its child when
+    /// the hook ends, and a child of its that is killed has it end all sessions and recover (`HandleChildCrash` in
+    /// `src/backend/postmaster/postmaster.c`).
+    ///
     /// # Errors
     /// Of the operating system; whoever can't write here does without an agent.
     pub fn may_start(&self, now: SystemTime) -> io::Result<bool> {
         if self.data_directory.metadata()?.uid() != nix::unistd::geteuid().as_raw() {
+            return Ok(false);
+        }
+        let server =
+            crate::fs::read_if_present(&self.data_directory.join("postmaster.pid"), PID_FILE_BYTES_MAX);
+        if server.is_ok_and(|file| file.is_some_and(|file| file.starts_with(b"1\n"))) {
             return Ok(false);
         }
         self.make()?;
@@ -175,7 +186,8 @@ impl Spool {
     /// Has other hooks do without the agent for [`SILENCE_REMEMBERED`].
     pub fn note_silence(&self, now: SystemTime) {
         let mut options = OpenOptions::new();
-        let marker = options.write(true).create(true).truncate(false).mode(0o600).open(self.silence_path());
+        let options = options.write(true).create(true).truncate(false).mode(0o600).custom_flags(O_NOFOLLOW);
+        let marker = options.open(self.silence_path());
         // Without it the next hook waits, too.
         let _ = marker.and_then(|marker| marker.set_modified(now));
     }
@@ -199,6 +211,14 @@ fn is_recent(file: &File, now: SystemTime, pause: Duration) -> io::Result<bool> 
 pub struct OpenSpool(File);
 
 impl OpenSpool {
+    /// Whether this user may be who listens here: the directory's owner, or who asks.
+    ///
+    /// # Errors
+    /// Of the operating system.
+    pub fn is_of(&self, uid: u32) -> io::Result<bool> {
+        Ok(uid == nix::unistd::geteuid().as_raw() || uid == self.0.metadata()?.uid())
+    }
+
     /// A path to the socket that fits into a socket's address; good as long as this lives.
     #[must_use]
     pub fn socket_address(&self, spool: &Spool) -> PathBuf {
@@ -326,6 +346,17 @@ pub(super) mod tests {
         assert!(spool.is_silent(at(39)) && !spool.is_silent(at(40)));
         spool.end_silence();
         assert!(!spool.is_silent(at(10)));
+    }
+
+    #[test]
+    fn none_is_started_that_would_become_the_servers_child() {
+        let directory = tempfile::tempdir().unwrap();
+        let spool = spool_in(directory.path());
+        let server = spool.data_directory().join("postmaster.pid");
+        std::fs::write(&server, b"1\n/pgdata\n").unwrap();
+        assert!(!spool.may_start(SystemTime::UNIX_EPOCH).unwrap());
+        std::fs::write(&server, b"17\n/pgdata\n").unwrap();
+        assert!(spool.may_start(SystemTime::UNIX_EPOCH).unwrap());
     }
 
     #[test]

@@ -7,7 +7,8 @@ use walden_testkit::stores::{Fault, FaultRule};
 use super::bench::{Bench, bench, bench_on_s3};
 use crate::agent::client::{self, DoItYourself, PushAnswer};
 use crate::agent::protocol::{
-    Answer, Ask, Call, Caller, Farewell, FrameKind, HEAD_BYTES, PROTOCOL, Refusal, bare_frame, build, frame,
+    AgentFailure, Answer, Ask, Call, Caller, Farewell, Frame, FrameKind, HEAD_BYTES, PROTOCOL, Refusal,
+    bare_frame, build, frame,
 };
 use crate::agent::{AgentEnd, AgentOptions};
 use crate::archiver::FileIdentity;
@@ -137,6 +138,21 @@ async fn an_agent_that_is_silent_or_talks_nonsense_is_done_without() {
     for noise in [b"WALDENAG".to_vec(), vec![7; 1 << 20], bare_frame(FrameKind::Answer, build())] {
         impostor(&bench, move |mut stream| drop(stream.write_all(&noise)));
         assert!(matches!(without(bench.push(&name).await), DoItYourself::Broken(_)));
+    }
+    // What may be the agent's own trouble is no reason to leave a file unarchived.
+    for (kind, is_told) in
+        [(ErrorKind::Internal, false), (ErrorKind::LocalIo, false), (ErrorKind::Conflict, true)]
+    {
+        let failure = AgentFailure { kind, message: "no luck".to_owned(), causes: Vec::new(), hint: None };
+        let bytes = frame(FrameKind::Answer, build(), &Answer::Failed(failure)).unwrap();
+        impostor(&bench, move |mut stream| {
+            Frame::read(&mut stream).unwrap();
+            stream.write_all(&bytes).unwrap();
+        });
+        let answer = bench.push(&name).await;
+        assert_eq!(matches!(answer, PushAnswer::Failed(_)), is_told, "{answer:?}");
+        let expected = DoItYourself::SentAway("the agent failed: no luck".to_owned());
+        assert!(is_told || without(answer) == expected);
     }
     let kept = std::sync::Mutex::new(Vec::new());
     impostor(&bench, move |stream| kept.lock().unwrap().push(stream));
