@@ -21,12 +21,16 @@ const CASE_MAX_SECONDS: u64 = 600;
 /// Requests for absent segments, and starts, of one case.
 const CALLS: usize = 20;
 /// Searches begin with this part of the rate at which a tool works off a backlog, ...
-const SEARCH_FROM: f64 = 0.4;
-/// ... and never try more than this.
-const SEARCH_TO: f64 = 1.1;
+const SEARCH_FROM: f64 = 0.8;
+/// ... try so many times a rate that was held while none was too much, ...
+const SEARCH_UP: f64 = 1.2;
+/// ... and this part of one that was too much while none was held.
+const SEARCH_DOWN: f64 = 0.7;
 const SEGMENT_MIB: f64 = 16.0;
 /// With less room there, the disk is used.
 const MEMORY_MIN: u64 = 6 << 30;
+/// What the names of such directories begin with; the number of the process follows.
+const ROOM: &str = "walden-bench-";
 
 /// Where and on what it runs.
 struct Run<'a> {
@@ -71,7 +75,24 @@ fn room() -> Result<tempfile::TempDir> {
     let free = nix::sys::statvfs::statvfs(memory).map_or(0, |s| s.blocks_available() * s.fragment_size());
     let parent = if free > MEMORY_MIN { memory.to_owned() } else { std::env::current_dir()?.join("target") };
     fs::create_dir_all(&parent)?;
-    Ok(tempfile::Builder::new().prefix("walden-bench-").tempdir_in(parent)?)
+    clear(&parent)?;
+    let prefix = format!("{ROOM}{}-", std::process::id());
+    Ok(tempfile::Builder::new().prefix(&prefix).tempdir_in(parent)?)
+}
+
+/// Removes what runs that were killed have left.
+fn clear(parent: &Path) -> Result<()> {
+    for entry in fs::read_dir(parent)?.flatten() {
+        let name = entry.file_name();
+        let owner = name.to_str().and_then(|name| name.strip_prefix(ROOM)?.split('-').next());
+        if let Some(owner) = owner
+            && fs::metadata(format!("/proc/{owner}")).is_err()
+        {
+            // Another user's can't be removed, and need not be.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+    Ok(())
 }
 
 impl Run<'_> {
@@ -184,14 +205,18 @@ impl Run<'_> {
         self.discard(&bucket)
     }
 
-    /// Searches the largest rate, between what is surely held and a little more than the rate with a backlog.
+    /// Searches the largest rate, from a little below the rate with a backlog.
     fn paced(&mut self, tool: &Tool) -> Result<()> {
         let known = self.results.median(&tool.name, "push", |record| record.mib_per_second);
         let backlog = known.ok_or("the paced run needs the rate with a backlog: measure push too")?;
-        let (mut low, mut high) = (backlog * SEARCH_FROM, backlog * SEARCH_TO);
         let mut held = Held { tool: tool.name.clone(), mib_per_second: None, too_much: None, lag_ms: None };
         for _ in 0..self.options.steps {
-            let rate = f64::midpoint(low, high);
+            let rate = match (held.mib_per_second, held.too_much) {
+                (None, None) => backlog * SEARCH_FROM,
+                (Some(low), None) => low * SEARCH_UP,
+                (None, Some(high)) => high * SEARCH_DOWN,
+                (Some(low), Some(high)) => f64::midpoint(low, high),
+            };
             let bucket = self.bucket(tool, &self.store.endpoint.clone())?;
             let interval = SEGMENT_MIB / rate;
             #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "microseconds")]
@@ -202,10 +227,8 @@ impl Run<'_> {
             if keeps_up(&outcome.lags_ms, interval * 1e3) {
                 held.mib_per_second = Some(rate);
                 held.lag_ms = median(&outcome.lags_ms);
-                low = rate;
             } else {
                 held.too_much = Some(rate);
-                high = rate;
             }
         }
         self.results.held.push(held);
