@@ -201,7 +201,7 @@ pub(crate) fn since_boot() -> Duration {
 ///
 /// # Errors
 /// Kind `config` without a state directory, and when another resident agent is there; `local_io` when the spool can't be
-/// used.
+/// used; `internal` when a part of the agent failed, which ends it.
 pub async fn run(ctx: Context, options: AgentOptions, stop: impl Future<Output = ()>) -> Result<AgentReport> {
     // What this program is, before an upgrade replaces its file.
     let _ = protocol::build();
@@ -227,13 +227,18 @@ pub async fn run(ctx: Context, options: AgentOptions, stop: impl Future<Output =
     let serving = tokio::spawn(server.clone().run(listener));
     let telling = tokio::spawn(tell(metrics, options.data.clone(), server.0.status.clone()));
     tracing::info!(pid = std::process::id(), path = %premises.path().display(), "the agent is there");
-    let (end, why) = stay(&premises, &options, &server, stop).await;
+    let stays = || !pushing.is_finished() && !serving.is_finished();
+    let (end, why) = stay(&premises, &options, &server, stays, stop).await;
     tracing::info!(%why, "the agent leaves");
+    let is_whole = stays();
     serving.abort();
     finish(&premises, &server).await;
     server.0.gets.close();
     pushing.abort();
     telling.abort();
+    if !is_whole {
+        return Err(EngineError::failed(ErrorKind::Internal, format!("the agent has ended: {why}")));
+    }
     Ok(AgentReport { schema: 1, end, why, status: Some(server.0.status.status()) })
 }
 
@@ -311,6 +316,7 @@ async fn stay(
     premises: &Premises,
     options: &AgentOptions,
     server: &Server,
+    is_whole: impl Fn() -> bool,
     stop: impl Future<Output = ()>,
 ) -> (AgentEnd, String) {
     let parts = &server.0;
@@ -327,6 +333,10 @@ async fn stay(
         }
         if let Some(why) = premises.lost() {
             return (AgentEnd::Displaced, why.to_owned());
+        }
+        if !is_whole() {
+            // Otherwise it would be heard from for ever, and hooks would wait for what nobody begins.
+            return (AgentEnd::Stopped, "a part of it broke off, which is a defect".to_owned());
         }
         let busy = parts.calls.is_open() || parts.pusher.is_busy() || parts.gets.is_busy();
         if options.on_demand && !busy && parts.calls.idle_for() >= options.idle {

@@ -511,7 +511,13 @@ impl Inner {
         let waiters = std::mem::take(&mut state.waiters);
         for waiter in waiters {
             if waiter.name == begun.name {
-                let _ = waiter.tell.send(Answer::Failed(failure.clone()));
+                // What was wrong with the file may have been so before the hook asked.
+                let answer = if waiter.ticket < begun.ticket || doubts_the_archive(kind) {
+                    Answer::Failed(failure.clone())
+                } else {
+                    yourself("a push of the file that was under way before failed")
+                };
+                let _ = waiter.tell.send(answer);
             } else {
                 state.waiters.push(waiter);
             }

@@ -8,7 +8,9 @@ use walden_testkit::stores::{Fault, FaultRule};
 
 use super::bench::{bench, bench_on_s3};
 use crate::agent::client::{DoItYourself, PushAnswer};
-use crate::agent::{AgentEnd, AgentOptions};
+use crate::agent::lifecycle::Premises;
+use crate::agent::spool::AgentLock;
+use crate::agent::{AgentEnd, AgentOptions, assemble, stay};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn there_is_one_and_a_resident_one_takes_the_place_of_one_on_demand() {
@@ -89,4 +91,16 @@ async fn what_an_agent_that_was_killed_left_is_in_nobodys_way() {
     let agent = bench.start(bench.options()).await;
     assert!(matches!(bench.push(&name).await, PushAnswer::Done { .. }));
     agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_of_which_a_part_broke_off_does_not_stay_to_be_heard_from() {
+    let bench = bench().await;
+    let lock = AgentLock::take(&bench.spool).unwrap().unwrap();
+    let (premises, _listener) = Premises::open(&bench.spool, lock, false).unwrap();
+    let options = bench.options();
+    let server = assemble(bench.ctx.clone(), &options, bench.spool.clone(), None);
+    let (end, why) = stay(&premises, &options, &server, || false, std::future::pending()).await;
+    assert_eq!(end, AgentEnd::Stopped);
+    assert!(why.contains("defect"), "{why}");
 }

@@ -23,7 +23,7 @@ async fn answer_to(bench: &Bench, caller: Caller, name: &str) -> Answer {
         use std::io::Write;
         let mut stream = std::os::unix::net::UnixStream::connect(spool.socket_path()).unwrap();
         stream.write_all(&bytes).unwrap();
-        crate::agent::protocol::Frame::read(&mut stream).unwrap()
+        Frame::read(&mut stream).unwrap()
     };
     tokio::task::spawn_blocking(raw).await.unwrap().parse().unwrap()
 }
