@@ -3,13 +3,12 @@
 mod disk;
 mod recovery;
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use serde::Serialize;
 use walden_core::{CatalogSnapshot, ConditionalCreate, IncarnationRecord, Need, RecoveryWindow, WalPressure};
-use walden_pg::{ArchiveFileName, SegmentId, SegmentName, SystemId, TimelineId};
+use walden_pg::{ArchiveFileName, SegmentId, SegmentName, SystemId, TimelineId, WalSegmentSize};
 use walden_store::{HeaderRead, StoreError};
 
 use self::disk::disk_check;
@@ -123,9 +122,13 @@ pub async fn check(
     let mut checks =
         vec![Check::ok("server", format!("{} archives {}", record.server, record.incarnation()))];
     checks.push(store_check(ctx).await?);
+    // Looked at before the archive is: what waits now and is archived meanwhile is missing nowhere.
+    let mut waiting = BTreeSet::new();
     if let Some(data) = data {
         checks.push(marker_check(data, &record)?);
-        checks.push(queue_check(data, now)?);
+        let queue = Queue::read(data)?;
+        checks.push(queue_check(&queue, now));
+        waiting = queue.segments;
         checks.push(disk_check(&pressure_on(ctx, data).await?));
     }
     if let Some(facts) = postgres {
@@ -143,7 +146,7 @@ pub async fn check(
     summarize(ctx, &mut snapshot, &newest).await?;
     let window = window_from(ctx, &mut snapshot).await?;
     checks.push(backups_check(&snapshot, now));
-    checks.push(coverage_check(&window));
+    checks.push(coverage_check(&window, record.segment_size, &waiting));
     if !snapshot.backups.is_empty() {
         checks.extend(recovery_checks(ctx, &mut snapshot).await?);
     }
@@ -217,46 +220,55 @@ fn marker_check(data: &DataDirectory, record: &IncarnationRecord) -> Result<Chec
     })
 }
 
-/// Looks at what PostgreSQL still wants archived (`pg_wal/archive_status/*.ready`).
-fn queue_check(data: &DataDirectory, now: Timestamp) -> Result<Check> {
+/// What PostgreSQL still wants archived (`pg_wal/archive_status/*.ready`).
+#[derive(Debug, Default)]
+struct Queue {
+    files: usize,
+    oldest: Option<(String, Timestamp)>,
+    /// The segments among them.
+    segments: BTreeSet<SegmentName>,
+}
+
+impl Queue {
+    fn read(data: &DataDirectory) -> Result<Self> {
+        let directory = data.path().join("pg_wal/archive_status");
+        let failed = |source| EngineError::local("look at", &directory, source);
+        let mut queue = Self::default();
+        for entry in std::fs::read_dir(&directory).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let Some((name, Ok(file))) = name.strip_suffix(".ready").map(|name| (name, name.parse())) else {
+                continue;
+            };
+            // Archived in this very moment: gone is good.
+            let Ok(since) = entry.metadata().and_then(|metadata| metadata.modified()) else { continue };
+            let Ok(since) = Timestamp::try_from(since) else { continue };
+            queue.files += 1;
+            if let ArchiveFileName::Segment(segment) = file {
+                queue.segments.insert(segment);
+            }
+            if queue.oldest.as_ref().is_none_or(|(_, before)| since < *before) {
+                queue.oldest = Some((name.to_owned(), since));
+            }
+        }
+        Ok(queue)
+    }
+}
+
+fn queue_check(queue: &Queue, now: Timestamp) -> Check {
     const NAME: &str = "archive queue";
-    let directory = data.path().join("pg_wal/archive_status");
-    let (waiting, oldest) = waiting_files(&directory)?;
-    let Some((name, since)) = oldest else { return Ok(Check::ok(NAME, "nothing waits to be archived")) };
-    let age = now.duration_since(since).as_secs().max(0);
-    let (files, wait) = (counted(waiting, "file"), if waiting == 1 { "waits" } else { "wait" });
+    let Some((name, since)) = &queue.oldest else { return Check::ok(NAME, "nothing waits to be archived") };
+    let age = now.duration_since(*since).as_secs().max(0);
+    let (files, wait) = (counted(queue.files, "file"), if queue.files == 1 { "waits" } else { "wait" });
     let detail = format!("{files} {wait} to be archived, the oldest ({name}) for {}", lasted(age));
     let hint = "look for walden's messages in the server log; pg_wal grows until archiving works";
-    Ok(if age >= WAIT_FAILURE_SECONDS {
+    if age >= WAIT_FAILURE_SECONDS {
         Check::failure(NAME, detail, hint)
-    } else if age >= WAIT_WARNING_SECONDS || waiting >= WAITING_WARNING {
+    } else if age >= WAIT_WARNING_SECONDS || queue.files >= WAITING_WARNING {
         Check::warning(NAME, detail, hint)
     } else {
         Check::ok(NAME, detail)
-    })
-}
-
-/// How many files wait, and which one has waited longest.
-fn waiting_files(directory: &Path) -> Result<(usize, Option<(String, Timestamp)>)> {
-    let failed = |source| EngineError::local("look at", directory, source);
-    let mut waiting = 0;
-    let mut oldest: Option<(String, Timestamp)> = None;
-    for entry in std::fs::read_dir(directory).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let Some(name) = name.strip_suffix(".ready").filter(|name| name.parse::<ArchiveFileName>().is_ok())
-        else {
-            continue;
-        };
-        // Archived in this very moment: gone is good.
-        let Ok(since) = entry.metadata().and_then(|metadata| metadata.modified()) else { continue };
-        let Ok(since) = Timestamp::try_from(since) else { continue };
-        waiting += 1;
-        if oldest.as_ref().is_none_or(|(_, before)| since < *before) {
-            oldest = Some((name.to_owned(), since));
-        }
     }
-    Ok((waiting, oldest))
 }
 
 /// What another server says of its archiver proves nothing about this one.
@@ -332,7 +344,7 @@ fn backups_check(snapshot: &CatalogSnapshot, now: Timestamp) -> Check {
     Check::ok(NAME, detail)
 }
 
-fn coverage_check(window: &RecoveryWindow) -> Check {
+fn coverage_check(window: &RecoveryWindow, size: WalSegmentSize, waiting: &BTreeSet<SegmentName>) -> Check {
     const NAME: &str = "coverage";
     let unusable: Vec<&str> = window
         .timelines
@@ -350,14 +362,20 @@ fn coverage_check(window: &RecoveryWindow) -> Check {
         );
     }
     // Gaps before the first backup hurt nobody; gaps before the newest one end moments, not the archive.
-    let (mut open, mut past) = (0, 0);
+    let (mut open, mut past, mut arriving) = (0, 0, 0);
     for timeline in &window.timelines {
         let Some(first) = timeline.first else { continue };
         let usable = timeline.backups.iter().filter(|backup| backup.last.is_some());
         let newest = usable.map(|backup| backup.first.lsn).max();
         for gap in timeline.gaps.iter().filter(|gap| gap.end_lsn > first.lsn) {
             let behind = newest.is_some_and(|newest| newest >= gap.end_lsn);
-            *(if behind { &mut past } else { &mut open }) += gap.count;
+            // Several are archived at once: what PostgreSQL keeps until it is archived is late, not lost.
+            let late = waiting
+                .range(gap.first..=gap.last)
+                .filter(|segment| segment.timeline() == timeline.timeline && segment.id(size).is_ok())
+                .count() as u64;
+            arriving += late;
+            *(if behind { &mut past } else { &mut open }) += gap.count.saturating_sub(late);
         }
     }
     if open > 0 {
@@ -381,6 +399,10 @@ fn coverage_check(window: &RecoveryWindow) -> Check {
             "there is no backup from which WAL could be replayed",
             "walden backup create",
         );
+    }
+    if arriving > 0 {
+        let detail = format!("{}, which PostgreSQL keeps until archived; no other gap", missing(arriving));
+        return Check::ok(NAME, detail);
     }
     Check::ok(NAME, "no gap in the WAL after the first backup")
 }

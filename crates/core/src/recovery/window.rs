@@ -14,6 +14,9 @@ use crate::index::WalFlags;
 use crate::layout::{BackupId, Incarnation, ServerName};
 use crate::snapshot::CatalogSnapshot;
 
+/// Segments may be archived so far ahead of the oldest one that is not: by an agent, with what it has in flight.
+const AT_ONCE_MAX: u64 = 80;
+
 /// A run of segments that are not in the archive although later ones are.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct WindowGap {
@@ -260,6 +263,7 @@ fn gaps(
     let fork = snapshot.histories.get(&timeline).and_then(|history| history.entries().last());
     let fork = fork.map(|entry| size.segment_of(entry.switch_lsn));
     let mut expected = fork;
+    let newest = present.last().map_or(SegmentNumber::new(0), |(_, last)| *last);
     let mut gaps = Vec::new();
     for (first, last) in present {
         if let Some(missing) = expected.filter(|expected| expected < first) {
@@ -273,7 +277,8 @@ fn gaps(
                 start_lsn: size.start_of(missing),
                 end_lsn: size.start_of(*first),
                 partial,
-                cause: cause(partial, fork == Some(missing)).to_owned(),
+                cause: cause(partial, fork == Some(missing), newest.get() - missing.get() <= AT_ONCE_MAX)
+                    .to_owned(),
             });
         }
         expected = Some(last.next());
@@ -281,12 +286,16 @@ fn gaps(
     gaps
 }
 
-fn cause(partial: bool, at_fork: bool) -> &'static str {
+fn cause(partial: bool, at_fork: bool, is_among_newest: bool) -> &'static str {
     match (partial, at_fork) {
         (true, _) => "only a .partial of it is there: a promotion or a crash left the segment incomplete",
         (false, true) => {
             "the segment in which the timeline begins is missing: the promoted server did not archive it, or it was \
              deleted"
+        }
+        (false, false) if is_among_newest => {
+            "it may be on its way, since several segments are archived at once; if not: archiving was off or went \
+             elsewhere for a while, or the objects were deleted from the store"
         }
         (false, false) => {
             "archiving was off or went elsewhere for a while, or the objects were deleted from the store"
