@@ -161,10 +161,20 @@ pub(super) struct Session {
     driver: JoinHandle<()>,
 }
 
+/// A session that is not needed any more has this long to say goodbye, or the server's log tells of a lost connection.
+const GOODBYE_WITHIN: Duration = Duration::from_secs(2);
+
 impl Drop for Session {
     fn drop(&mut self) {
+        let driver = self.driver.abort_handle();
         // Closes the socket even while a statement runs.
-        self.driver.abort();
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn(async move {
+                tokio::time::sleep(GOODBYE_WITHIN).await;
+                driver.abort();
+            })),
+            Err(_) => driver.abort(),
+        }
     }
 }
 
