@@ -23,6 +23,8 @@ impl Gets {
             return Self { limit_bytes, prefetcher: None };
         }
         let options = PrefetchOptions { limit_bytes, ..PrefetchOptions::default() };
+        // The directory itself may not be there yet.
+        let options = options.on_file_system_of(directory.parent().unwrap_or(&directory));
         let opened = Prefetcher::new(ctx, data, directory, options);
         let prefetcher =
             opened.inspect_err(|error| tracing::warn!(%error, "nothing can be fetched ahead")).ok();

@@ -70,6 +70,15 @@ impl Default for PrefetchOptions {
     }
 }
 
+impl PrefetchOptions {
+    /// The same with a reserve of no more than a tenth of the file system of `path`.
+    #[must_use]
+    pub fn on_file_system_of(self, path: &Path) -> Self {
+        let tenth = files::total_bytes(path).map_or(u64::MAX, |total| total / 10);
+        Self { reserve_bytes: self.reserve_bytes.min(tenth), ..self }
+    }
+}
+
 /// The answer to what a recovery asked for.
 #[derive(Debug)]
 pub enum GetAnswer {
@@ -147,6 +156,8 @@ struct Inner {
     lists: AtomicBool,
     /// Nothing is fetched ahead any more.
     left: AtomicBool,
+    /// The log has been told that there is too little room.
+    told_of_room: AtomicBool,
     moment: Moment,
 }
 
@@ -197,6 +208,7 @@ impl Prefetcher {
             counts: Counts::default(),
             lists: AtomicBool::new(true),
             left: AtomicBool::new(false),
+            told_of_room: AtomicBool::new(false),
             moment,
         });
         tokio::spawn(forget_when_idle(Arc::downgrade(&inner), options.idle));
@@ -509,7 +521,7 @@ impl Inner {
         let text = wanted.name.to_string();
         let size =
             if wanted.name.is_segment_sized() { ask.situation.segment_size.bytes() } else { HISTORY_BYTES };
-        if !self.directory.has_room(size.min(FILE_BYTES_MAX), self.options.reserve_bytes) {
+        if !self.has_room(size.min(FILE_BYTES_MAX), 0) {
             return Err(EngineError::failed(ErrorKind::LocalIo, "the spool's file system is nearly full"));
         }
         let read = self.fetcher.read(wanted, || self.directory.create(&text), &ask.budget).await?;
@@ -534,6 +546,20 @@ impl Inner {
         completed?.map(Some)
     }
 
+    /// Whether there is room for a file beside those that are being fetched; says so in the log when there is none, once.
+    fn has_room(&self, bytes: u64, others: u64) -> bool {
+        let free = self.directory.free_bytes();
+        let needed = bytes.saturating_add(others).saturating_add(self.options.reserve_bytes);
+        if free >= needed {
+            return true;
+        }
+        if !self.told_of_room.swap(true, Ordering::Relaxed) {
+            let reserve = self.options.reserve_bytes;
+            tracing::warn!(free, needed, reserve, "too little room to fetch ahead: hooks fetch for themselves");
+        }
+        false
+    }
+
     /// Begins to fetch what is wanted ahead and is not being fetched yet.
     fn fetch_ahead(self: &Arc<Self>, guarded: bool) {
         let mut state = self.state();
@@ -544,7 +570,7 @@ impl Inner {
         let size = situation.segment_size;
         for (number, name) in state.wanted(self.ahead_max(size)) {
             let others = state.fetching().saturating_mul(size.bytes());
-            if !self.directory.has_room(size.bytes(), self.options.reserve_bytes.saturating_add(others)) {
+            if !self.has_room(size.bytes(), others) {
                 return;
             }
             state.tasks += 1;

@@ -59,13 +59,17 @@ impl Directory {
         Ok(BufWriter::with_capacity(WRITE_BYTES, NewFile { file, path }))
     }
 
-    /// Whether a file of so many bytes leaves `reserve` bytes of the file system free.
-    pub(super) fn has_room(&self, bytes: u64, reserve: u64) -> bool {
-        let Ok(found) = nix::sys::statvfs::statvfs(&self.path) else { return false };
-        // Their types differ between systems.
-        let free = u128::from(found.blocks_available()) * u128::from(found.fragment_size());
-        free >= u128::from(bytes) + u128::from(reserve)
+    /// Bytes of the file system that are free to this account; 0 when that can't be told.
+    pub(super) fn free_bytes(&self) -> u64 {
+        let Ok(found) = nix::sys::statvfs::statvfs(&self.path) else { return 0 };
+        found.blocks_available().saturating_mul(found.fragment_size())
     }
+}
+
+/// Bytes of the file system of `path`; `None` when that can't be told.
+pub(super) fn total_bytes(path: &Path) -> Option<u64> {
+    let found = nix::sys::statvfs::statvfs(path).ok()?;
+    Some(found.blocks().saturating_mul(found.fragment_size()))
 }
 
 fn refuse_others(directory: &Path) -> io::Result<()> {

@@ -46,6 +46,16 @@ async fn a_full_file_system_is_left_alone() {
     assert_eq!(bench.spooled(), Vec::<String>::new());
 }
 
+#[test]
+fn the_reserve_is_at_most_a_tenth_of_the_file_system() {
+    let directory = std::env::temp_dir();
+    let reserve = |reserve_bytes| {
+        PrefetchOptions { reserve_bytes, ..options() }.on_file_system_of(&directory).reserve_bytes
+    };
+    assert_eq!(reserve(1), 1);
+    assert!(reserve(u64::MAX) <= u64::MAX / 10);
+}
+
 #[tokio::test]
 async fn a_spool_that_fails_leaves_the_work_to_the_hook() {
     let bench = Bench::local().await;
