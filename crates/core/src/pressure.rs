@@ -155,14 +155,15 @@ pub fn judge_pressure(samples: &[WalSample], space: WalSpace, segment_size: WalS
     let rates = rates(samples, NOISE_SEGMENTS * segment);
     let pressure = match rates {
         _ if room < segment => Pressure::Full,
-        Some(_) if waiting == 0 => Pressure::NotFilling,
+        // What was before does not matter: of one segment no disk is full.
+        Some(_) if waiting <= segment => Pressure::NotFilling,
         Some(rates) if rates.made.abs_diff(rates.archived) <= NOISE_SEGMENTS * segment => {
             Pressure::NotFilling
         }
         Some(rates) => {
             rates.seconds_until(room).map_or(Pressure::NotFilling, |seconds| Pressure::Fills { seconds })
         }
-        None if waiting == 0 && !samples.is_empty() => Pressure::NotFilling,
+        None if waiting <= segment && !samples.is_empty() => Pressure::NotFilling,
         None => Pressure::Unknown { reason: PressureUnknown::TooShort },
     };
     report(pressure, rates, waiting, space)
@@ -289,8 +290,11 @@ fn in_words(pressure: Pressure, rates: Option<Rates>, waiting: u64, space: WalSp
             size(waiting)
         ),
         (Pressure::Fills { seconds }, None) => format!("pg_wal is full in {}: {room}", lasts(seconds)),
-        (Pressure::NotFilling, Some(rates)) if waiting > 0 => {
+        (Pressure::NotFilling, Some(rates)) if waiting > 0 && rates.made <= rates.archived => {
             format!("the queue does not grow: {}; {} wait; {room}", speed(rates), size(waiting))
+        }
+        (Pressure::NotFilling, _) if waiting > 0 => {
+            format!("the queue does not grow; {} wait; {room}", size(waiting))
         }
         (Pressure::NotFilling, _) => format!("no segment waits to be archived; {room}"),
         (Pressure::Unknown { reason: PressureUnknown::TooShort }, _) => {
@@ -418,6 +422,8 @@ mod tests {
         assert_eq!(judge(&standing, room(10)), Pressure::NotFilling);
         let noise = [at(0, 10, 10), at(60, 13, 11)];
         assert_eq!(judge(&noise, room(10)), Pressure::NotFilling);
+        let worked_off = WalSample { waiting_bytes: SEGMENT, ..at(60, 200, 100) };
+        assert_eq!(judge(&[at(0, 10, 10), worked_off], room(10)), Pressure::NotFilling);
         let empty_queue = [at(0, 10, 10), at(1, 5000, 5000)];
         assert_eq!(judge(&empty_queue, room(10)), Pressure::NotFilling);
     }

@@ -7,6 +7,8 @@ use super::Check;
 const NAME: &str = "disk";
 /// When pg_wal is full within this time, somebody must act now.
 const FULL_FAILURE_SECONDS: u64 = 3600;
+/// Rates over less than this are a burst rather than a trend: no failure yet.
+const FAILURE_OVER_SECONDS: u64 = 60;
 /// When pg_wal is full within this time, somebody should know.
 const FULL_WARNING_SECONDS: u64 = 24 * 3600;
 /// With less room than this part of the file system, a failing archive leaves little time: one in fifty.
@@ -23,7 +25,10 @@ pub(super) fn disk_check(pressure: &WalPressure) -> Check {
             detail,
             "make room for pg_wal now, but remove nothing from it by hand: the server stops when it can't write WAL",
         ),
-        Pressure::Fills { seconds } if seconds < FULL_FAILURE_SECONDS => {
+        Pressure::Fills { seconds }
+            if seconds < FULL_FAILURE_SECONDS
+                && pressure.over_seconds.is_some_and(|over| over >= FAILURE_OVER_SECONDS) =>
+        {
             Check::failure(NAME, detail, archive)
         }
         Pressure::Fills { seconds } if seconds < FULL_WARNING_SECONDS => {
@@ -44,12 +49,16 @@ mod tests {
     use super::*;
 
     fn judged(pressure: Pressure, room_bytes: u64) -> CheckStatus {
+        judged_over(60, pressure, room_bytes)
+    }
+
+    fn judged_over(seconds: u64, pressure: Pressure, room_bytes: u64) -> CheckStatus {
         let detail = "the arithmetic".to_owned();
         let pressure = WalPressure {
             pressure,
             made_bytes_per_second: None,
             archived_bytes_per_second: None,
-            over_seconds: None,
+            over_seconds: Some(seconds),
             waiting_bytes: 0,
             room_bytes,
             free_bytes: room_bytes,
@@ -68,6 +77,7 @@ mod tests {
         assert_eq!(judged(Pressure::Full, 0), CheckStatus::Failure);
         assert_eq!(fills(0), CheckStatus::Failure);
         assert_eq!(fills(3599), CheckStatus::Failure);
+        assert_eq!(judged_over(59, Pressure::Fills { seconds: 0 }, 500), CheckStatus::Warning);
         assert_eq!(fills(3600), CheckStatus::Warning);
         assert_eq!(fills(86_399), CheckStatus::Warning);
         assert_eq!(fills(86_400), CheckStatus::Ok);
