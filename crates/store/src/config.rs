@@ -137,9 +137,9 @@ pub struct S3Config {
     /// A profile of the AWS configuration files; needs a build with the cargo feature `aws-sdk`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub profile: Option<String>,
-    /// Leave the body out of the request's signature, which saves hashing it again. Unless set: with https, where TLS
-    /// protects it; not with http, where nothing else does. Some buckets' policies refuse what is not signed: set it to
-    /// `false` there.
+    /// Leave the body out of the request's signature, which saves hashing it again. Unless set: for Amazon's
+    /// own endpoints, to which TLS protects it; not for endpoints that are named, in front of which TLS may end early. Some
+    /// buckets' policies refuse what is not signed: set it to `false` there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unsigned_payload: Option<bool>,
     /// A checksum for S3 to verify on upload.

@@ -134,11 +134,11 @@ pub(crate) fn at_endpoint(endpoint: Option<&Url>) -> String {
     endpoint.map(|endpoint| format!(" endpoint={endpoint}")).unwrap_or_default()
 }
 
-/// Whether bodies are left out of the signature, which saves hashing each of them a second time. TLS keeps them whole
-/// and authentic on the way, as it does for what the vendors' own tools send; on a plain connection the signature is all
-/// that does, so there it takes a word of the user's.
-fn is_payload_unsigned(asked: Option<bool>, is_plain: bool) -> bool {
-    asked.unwrap_or(!is_plain)
+/// Whether bodies are left out of the signature, which saves hashing each of them a second time. Only where TLS reaches from
+/// here to the vendor's own endpoint, as the vendor's own tools do it. In front of other endpoints a gateway often ends TLS,
+/// and behind it the signature is all that would notice a changed byte; so there it takes a word of the user's.
+fn is_payload_unsigned(asked: Option<bool>, has_endpoint: bool) -> bool {
+    asked.unwrap_or(!has_endpoint)
 }
 
 fn is_loopback(url: &Url) -> bool {
@@ -298,7 +298,7 @@ impl Setup<'_> {
             .filter(|_| self.environment.get("AWS_UNSIGNED_PAYLOAD").is_some())
             .and_then(|value| value.parse().ok());
         let asked = settings.unsigned_payload.or(by_variable);
-        builder = builder.with_unsigned_payload(is_payload_unsigned(asked, allow_http));
+        builder = builder.with_unsigned_payload(is_payload_unsigned(asked, endpoint.is_some()));
         if let Some(checksum) = settings.checksum {
             builder = builder.with_checksum_algorithm(match checksum {
                 UploadChecksum::Sha256 => Checksum::SHA256,
@@ -661,7 +661,7 @@ mod tests {
     }
 
     #[test]
-    fn bodies_under_tls_are_not_hashed_again_unless_the_user_says_otherwise() {
+    fn bodies_for_the_vendors_own_endpoint_are_not_hashed_again_unless_the_user_says_otherwise() {
         assert!(is_payload_unsigned(None, false) && is_payload_unsigned(Some(true), false));
         assert!(!is_payload_unsigned(Some(false), false) && !is_payload_unsigned(None, true));
     }
