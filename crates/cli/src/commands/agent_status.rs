@@ -126,6 +126,7 @@ fn machine_facts(status: &AgentStatus) -> Vec<(&'static str, String)> {
     let (level, load) = (&status.level, &status.load);
     let why = match level.reason {
         LevelReason::Idle => "nothing waits",
+        LevelReason::Steady => "nothing asks for another",
         LevelReason::Backlog => "files wait for the processor",
         LevelReason::Network => "files wait for the network",
         LevelReason::Memory => "files wait for memory",

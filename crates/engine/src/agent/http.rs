@@ -51,7 +51,8 @@ pub(super) async fn listen(options: &AgentOptions) -> Result<Option<HttpListener
     let Some(address) = options.metrics else { return Ok(None) };
     match HttpListener::bind(address, options.unhealthy_after).await {
         Ok(listener) => {
-            tracing::info!(address = ?listener.address(), "metrics are given");
+            let address = listener.address().unwrap_or(address);
+            tracing::info!(%address, "metrics are served");
             Ok(Some(listener))
         }
         Err(error) if options.on_demand => {

@@ -93,6 +93,8 @@ pub enum LevelReason {
     /// Nothing waits.
     #[default]
     Idle,
+    /// Files wait or are being archived, and nothing asks for another level.
+    Steady,
     /// Files wait for the processor.
     Backlog,
     /// Files wait for the network.
@@ -107,6 +109,7 @@ impl LevelReason {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Idle => "idle",
+            Self::Steady => "steady",
             Self::Backlog => "backlog",
             Self::Network => "network",
             Self::Memory => "memory",
@@ -143,6 +146,12 @@ impl LevelState {
     #[must_use]
     pub fn reason(self) -> LevelReason {
         self.reason
+    }
+
+    /// Why, told while files wait or are being archived, or none is: never that nothing waits while something does.
+    #[must_use]
+    pub fn reason_while(self, works: bool) -> LevelReason {
+        if works && self.reason == LevelReason::Idle { LevelReason::Steady } else { self.reason }
     }
 
     /// The state after one more observation: once a second.
@@ -231,6 +240,16 @@ mod tests {
         assert_eq!(level(8), (-1, LevelReason::Backlog));
         assert_eq!(level(16), (-3, LevelReason::Backlog));
         assert_eq!(level(2_000), (-3, LevelReason::Backlog));
+    }
+
+    #[test]
+    fn nothing_is_told_to_be_idle_while_files_wait() {
+        let state = LevelState::default();
+        assert_eq!(state.reason_while(false), LevelReason::Idle);
+        assert_eq!(state.reason_while(true), LevelReason::Steady);
+        let busy = state.next(range(6, -3), &facts(2_000, true, false));
+        assert_eq!(busy.reason_while(true), LevelReason::Backlog);
+        assert_eq!(serde_json::to_value(LevelReason::Steady).unwrap(), LevelReason::Steady.as_str());
     }
 
     #[test]

@@ -218,7 +218,12 @@ fn archived(to: &mut Families<'_>, status: &AgentStatus) -> fmt::Result {
     let Some(last) = &push.last_archived else { return Ok(()) };
     #[expect(clippy::cast_precision_loss, reason = "exact until the year 2255")]
     let at = last.at.as_microsecond() as f64 / 1e6;
-    to.gauge("wal_last_archived_time", Some(&Unit::Seconds), "When a file was last archived, since 1970", at)?;
+    to.gauge(
+        "wal_last_archived_time",
+        Some(&Unit::Seconds),
+        "When a file was last archived, since 1970",
+        at,
+    )?;
     to.gauge("wal_last_archived_age", Some(&Unit::Seconds), "How long ago that was", last.seconds_ago)?;
     let Some((timeline, end)) = position(last) else { return Ok(()) };
     to.files("wal_last_archived_timeline", "The timeline of the segment archived last", timeline)?;
@@ -249,7 +254,13 @@ fn compression(to: &mut Families<'_>, status: &AgentStatus) -> fmt::Result {
     let level = &status.level;
     let help = "The level that the next file is compressed at";
     to.gauge("wal_compression_level", None, help, level.level.into())?;
-    let reasons = [LevelReason::Idle, LevelReason::Backlog, LevelReason::Network, LevelReason::Memory];
+    let reasons = [
+        LevelReason::Idle,
+        LevelReason::Steady,
+        LevelReason::Backlog,
+        LevelReason::Network,
+        LevelReason::Memory,
+    ];
     let told = reasons.map(|reason| (reason.as_str(), u64::from(reason == level.reason)));
     to.gauges("wal_compression_level_reason", "Why: 1 for the reason that holds", "reason", told)
 }

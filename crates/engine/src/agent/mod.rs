@@ -30,6 +30,7 @@ mod watch;
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -60,6 +61,9 @@ use crate::error::{EngineError, Result};
 
 /// How long an agent that leaves waits for what it has begun.
 const FINISH_WITHIN: Duration = Duration::from_secs(20);
+/// With a limit of the rate, so many files are archived ahead at once: more would only take the rate from the file that
+/// PostgreSQL waits for.
+const IN_FLIGHT_AT_RATE: NonZeroU32 = NonZeroU32::MIN.saturating_add(1);
 /// How often it looks whether its place is still its own.
 const LOOK_AROUND: Duration = Duration::from_secs(1);
 /// An agent that a hook started ends after this long without a call and without work, unless set.
@@ -202,9 +206,12 @@ pub(crate) fn since_boot() -> Duration {
 /// # Errors
 /// Kind `config` without a state directory, and when another resident agent is there; `local_io` when the spool can't be
 /// used; `internal` when a part of the agent failed, which ends it.
-pub async fn run(ctx: Context, options: AgentOptions, stop: impl Future<Output = ()>) -> Result<AgentReport> {
+pub async fn run(ctx: Context, mut options: AgentOptions, stop: impl Future<Output = ()>) -> Result<AgentReport> {
     // What this program is, before an upgrade replaces its file.
     let _ = protocol::build();
+    if ctx.store.limiter().is_some() {
+        options.limits.in_flight = options.limits.in_flight.min(IN_FLIGHT_AT_RATE);
+    }
     let spool = locate(&ctx, &options)?;
     let lock = match take_place(&spool, options.on_demand).await? {
         Ok(lock) => lock,
@@ -355,6 +362,10 @@ async fn finish(premises: &Premises, server: &Server) {
     let end = Instant::now() + FINISH_WITHIN;
     while (parts.pusher.is_busy() || parts.calls.is_open()) && Instant::now() < end {
         tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let unfinished = parts.pusher.in_flight();
+    if unfinished > 0 {
+        tracing::info!("{unfinished} files not finished; PostgreSQL's next calls archive them");
     }
     let left = end.saturating_duration_since(Instant::now());
     if tokio::time::timeout(left, parts.pusher.settle()).await.is_err() {

@@ -265,6 +265,11 @@ impl Pusher {
         state.queue.in_flight() > 0 || !state.waiters.is_empty()
     }
 
+    /// Files that are being archived.
+    pub(super) fn in_flight(&self) -> usize {
+        self.0.state().queue.in_flight()
+    }
+
     /// Waits for what is left to do behind the pushes that ended.
     pub(super) async fn settle(&self) {
         self.0.pipeline.settle().await;
@@ -299,6 +304,8 @@ impl Drop for Waiting {
         let mut state = self.inner.state();
         let Some(at) = state.waiters.iter().position(|waiter| waiter.ticket == self.ticket) else { return };
         let waiter = state.waiters.swap_remove(at);
+        // The hook went without an answer, and PostgreSQL counts that as a failure, too.
+        add(&self.inner.counters.calls_failed, 1);
         if !state.waiters.iter().any(|other| other.name == waiter.name) {
             state.queue.unask(&waiter.name);
         }
@@ -321,7 +328,13 @@ impl InFlight<'_> {
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        if !self.ended {
+        if self.ended {
+            return;
+        }
+        // An agent that leaves gives up what takes too long, and says so once for all: see `finish`.
+        if self.inner.state().leaving && !std::thread::panicking() {
+            self.inner.give_up(self.begun);
+        } else {
             let message = format!("the push broke off name={}", self.begun.name);
             self.inner.end(self.begun, Err(EngineError::failed(ErrorKind::Internal, message)));
         }
@@ -430,6 +443,20 @@ impl Inner {
             Err(error) => self.end_failed(begun, &error),
         }
         self.wake.notify_one();
+    }
+
+    /// Tells those who wait for a push that was given up because the agent leaves.
+    fn give_up(&self, begun: &Begun) {
+        let mut state = self.state();
+        state.queue.ended(&begun.name, PushEnd::Failed(ErrorKind::Unavailable), since_boot());
+        state.queue.unask(&begun.name);
+        for waiter in std::mem::take(&mut state.waiters) {
+            if waiter.name == begun.name {
+                let _ = waiter.tell.send(yourself("the agent is leaving"));
+            } else {
+                state.waiters.push(waiter);
+            }
+        }
     }
 
     fn end_archived(&self, begun: &Begun, pushed: &Pushed) {
@@ -573,10 +600,11 @@ impl Inner {
     }
 
     fn level_status(&self) -> LevelStatus {
-        let level = self.state().level;
+        let state = self.state();
+        let (level, works) = (state.level, state.waiting() > 0 || state.queue.in_flight() > 0);
         LevelStatus {
             level: level.level(self.range).get(),
-            reason: level.reason(),
+            reason: level.reason_while(works),
             best: self.range.best(),
             fastest: self.range.fastest(),
         }
