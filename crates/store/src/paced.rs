@@ -55,7 +55,8 @@ fn sorted(error: reqwest::Error) -> HttpError {
         use std::io::ErrorKind as K;
         matches!(kind, K::ConnectionAborted | K::ConnectionReset | K::BrokenPipe | K::UnexpectedEof)
     };
-    let mut sources = std::iter::successors(error.source(), |source: &&(dyn Error + 'static)| (*source).source());
+    let mut sources =
+        std::iter::successors(error.source(), |source: &&(dyn Error + 'static)| (*source).source());
     let kind = if error.is_timeout() {
         HttpErrorKind::Timeout
     } else if error.is_connect() {

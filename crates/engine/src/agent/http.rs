@@ -241,12 +241,12 @@ mod tests {
         serde_json::from_str(text).unwrap()
     }
 
-    fn archived(at: i64, seconds_ago: f64) -> Option<LastArchived> {
+    fn archived(at: i64, seconds_ago: f64) -> LastArchived {
         let (at, name) = (Timestamp::from_second(at).unwrap(), "000000010000000000000007".to_owned());
-        Some(LastArchived { name, at, seconds_ago, bytes: 1 << 24, stored_bytes: 1 << 20, level: 1 })
+        LastArchived { name, at, seconds_ago, bytes: 1 << 24, stored_bytes: 1 << 20, level: 1 }
     }
 
-    fn failed(at: i64) -> Option<LastFailure> {
+    fn failed(at: i64) -> LastFailure {
         let failure = AgentFailure {
             kind: ErrorKind::Denied,
             message: "could not write\nthe object".to_owned(),
@@ -254,7 +254,7 @@ mod tests {
             hint: None,
         };
         let (at, name) = (Timestamp::from_second(at).unwrap(), "000000010000000000000008".to_owned());
-        Some(LastFailure { name, at, failure })
+        LastFailure { name, at, failure }
     }
 
     const LIMIT: Duration = Duration::from_mins(10);
@@ -263,8 +263,8 @@ mod tests {
     fn nothing_waiting_is_healthy_whatever_failed_once() {
         let mut status = status();
         assert!(health(&status, LIMIT).healthy);
-        status.push.last_failure = failed(1000);
-        status.push.last_archived = archived(500, 9999.0);
+        status.push.last_failure = Some(failed(1000));
+        status.push.last_archived = Some(archived(500, 9999.0));
         assert_eq!(health(&status, LIMIT).text, "ok: nothing waits to be archived\n");
     }
 
@@ -286,9 +286,9 @@ mod tests {
         let mut status = status();
         // The clock was set back: the dates of files say nothing.
         (status.push.queue_files, status.push.unarchived_seconds) = (1, 0.0);
-        status.push.last_archived = archived(500, 601.0);
+        status.push.last_archived = Some(archived(500, 601.0));
         assert!(health(&status, LIMIT).healthy);
-        status.push.last_failure = failed(1000);
+        status.push.last_failure = Some(failed(1000));
         let unhealthy = health(&status, LIMIT);
         assert!(!unhealthy.healthy);
         assert_eq!(
@@ -296,10 +296,10 @@ mod tests {
             "nothing was archived for 601 s; 000000010000000000000008 failed: could not write the object\n"
         );
         // It failed before the last success, or the last success is not long ago, or there was none yet.
-        status.push.last_failure = failed(400);
+        status.push.last_failure = Some(failed(400));
         assert!(health(&status, LIMIT).healthy);
-        status.push.last_failure = failed(1000);
-        status.push.last_archived = archived(500, 599.0);
+        status.push.last_failure = Some(failed(1000));
+        status.push.last_archived = Some(archived(500, 599.0));
         assert!(health(&status, LIMIT).healthy);
         status.push.last_archived = None;
         assert!(!health(&status, LIMIT).healthy, "running for a day, and nothing archived");

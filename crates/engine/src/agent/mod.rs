@@ -206,7 +206,11 @@ pub(crate) fn since_boot() -> Duration {
 /// # Errors
 /// Kind `config` without a state directory, and when another resident agent is there; `local_io` when the spool can't be
 /// used; `internal` when a part of the agent failed, which ends it.
-pub async fn run(ctx: Context, mut options: AgentOptions, stop: impl Future<Output = ()>) -> Result<AgentReport> {
+pub async fn run(
+    ctx: Context,
+    mut options: AgentOptions,
+    stop: impl Future<Output = ()>,
+) -> Result<AgentReport> {
     // What this program is, before an upgrade replaces its file.
     let _ = protocol::build();
     if ctx.store.limiter().is_some() {

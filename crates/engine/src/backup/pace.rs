@@ -155,16 +155,16 @@ mod tests {
     use super::*;
     use crate::progress::Unit;
 
-    fn status(files: u64, waited: f64) -> Option<AgentStatus> {
+    fn status(files: u64, waited: f64) -> AgentStatus {
         let mut status: AgentStatus =
             serde_json::from_str(include_str!("../agent/http/status.json")).unwrap();
         (status.push.queue_files, status.push.unarchived_seconds) = (files, waited);
-        Some(status)
+        status
     }
 
     fn looks(looks: &[(u64, f64)]) -> Vec<bool> {
         let mut way = Way::default();
-        looks.iter().map(|(files, waited)| way.must_hold(status(*files, *waited).as_ref())).collect()
+        looks.iter().map(|(files, waited)| way.must_hold(Some(&status(*files, *waited)))).collect()
     }
 
     #[test]
@@ -187,7 +187,7 @@ mod tests {
     #[test]
     fn without_an_agent_there_is_nobody_to_give_way_to() {
         let mut way = Way::default();
-        assert!(way.must_hold(status(5, 60.0).as_ref()));
+        assert!(way.must_hold(Some(&status(5, 60.0))));
         assert!(!way.must_hold(None));
     }
 
@@ -219,7 +219,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn giving_way_is_told_and_counted() {
-        let looks = vec![status(0, 0.0), status(1, 20.0), status(1, 21.0), status(0, 0.0)];
+        let looks =
+            vec![Some(status(0, 0.0)), Some(status(1, 20.0)), Some(status(1, 21.0)), Some(status(0, 0.0))];
         let (pace, told) = held_in(Duration::from_secs(30), looks).await;
         assert_eq!(told, [Some("giving way to WAL".to_owned()), None]);
         assert!(!pace.hold.load(Ordering::Relaxed));
@@ -228,7 +229,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_archive_that_is_down_for_good_does_not_hold_a_backup_for_ever() {
-        let (pace, told) = held_in(Duration::from_hours(5), vec![status(500, 9999.0)]).await;
+        let (pace, told) = held_in(Duration::from_hours(5), vec![Some(status(500, 9999.0))]).await;
         assert_eq!(told.len(), 2);
         assert!(!pace.hold.load(Ordering::Relaxed));
         assert!(pace.held() >= HOLD_MAX && pace.held() < HOLD_MAX + Duration::from_secs(5));

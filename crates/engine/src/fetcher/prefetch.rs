@@ -555,7 +555,12 @@ impl Inner {
         }
         if !self.told_of_room.swap(true, Ordering::Relaxed) {
             let reserve = self.options.reserve_bytes;
-            tracing::warn!(free, needed, reserve, "too little room to fetch ahead: hooks fetch for themselves");
+            tracing::warn!(
+                free,
+                needed,
+                reserve,
+                "too little room to fetch ahead: hooks fetch for themselves"
+            );
         }
         false
     }
