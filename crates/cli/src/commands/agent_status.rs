@@ -330,7 +330,7 @@ mod tests {
     fn an_agent_that_has_just_started_has_little_to_say() {
         let mut status = documented();
         status.push = PushStatus::default();
-        status.latencies = walden_engine::agent::Latencies::default();
+        status.latencies = walden_engine::agent::status::Latencies::default();
         status.pressure = None;
         status.on_demand = true;
         let shown = shown(&status);
