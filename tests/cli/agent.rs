@@ -101,6 +101,21 @@ fn bench_with_spool() -> Bench {
 }
 
 #[test]
+fn the_log_of_an_agent_has_no_colours_in_a_file_and_only_errors_when_quiet() {
+    let bench = Bench::with_repository();
+    for (arguments, says_it_is_there) in [(&["agent"][..], true), (&["--quiet", "agent"], false)] {
+        let mut command = hook(&bench, arguments);
+        let agent = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let agent = Agent(agent);
+        wait_for("the agent", || asking(&bench, &["agent", "status"]).code == 0);
+        stop(&bench);
+        let (code, said) = agent.end();
+        assert_eq!((code, said.contains("the agent is there")), (Some(0), says_it_is_there), "{said}");
+        assert!(!said.contains('\u{1b}'), "{said:?}");
+    }
+}
+
+#[test]
 fn without_an_agent_status_and_stop_say_so() {
     let bench = Bench::with_repository();
     for verb in ["status", "stop"] {

@@ -119,7 +119,8 @@ impl Bench {
         // Sizes of objects depend on the lengths of names in their headers.
         let text = replace_shape(&text, "d.d KiB", "[SIZE]");
         let text = replace_shape(&text, "(dddd bytes)", "[BYTES]");
-        let text = replace_between(&text, "no segment waits to be archived; ", "\n", "[ROOM]");
+        let line_end = if text.starts_with('{') { "\"" } else { "\n" };
+        let text = replace_between(&text, "no segment waits to be archived; ", line_end, "[ROOM]");
         replace_between(&text, "; time: ", "\n", "[TIME]")
     }
 }

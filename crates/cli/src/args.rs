@@ -88,6 +88,17 @@ pub(crate) enum ColorChoice {
     Never,
 }
 
+impl ColorChoice {
+    /// Whether output that goes to a terminal, or not, is coloured.
+    pub(crate) fn is_used(self, is_terminal: bool, no_color: bool) -> bool {
+        match self {
+            Self::Always => true,
+            Self::Never => false,
+            Self::Auto => is_terminal && !no_color,
+        }
+    }
+}
+
 /// Options that every verb takes.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct CommonArgs {

@@ -56,12 +56,7 @@ impl Printer {
         let stdout_is_terminal = io::stdout().is_terminal();
         let stderr_is_terminal = io::stderr().is_terminal();
         let paint = |is_terminal| {
-            let colored = match color {
-                ColorChoice::Always => true,
-                ColorChoice::Never => false,
-                ColorChoice::Auto => is_terminal && !no_color,
-            };
-            if colored { Paint::Ansi } else { Paint::Plain }
+            if color.is_used(is_terminal, no_color) { Paint::Ansi } else { Paint::Plain }
         };
         Self {
             format,

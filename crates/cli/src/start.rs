@@ -1,7 +1,7 @@
 //! From the arguments to the verb: parsing, settings, and what to say when either fails.
 
 use std::ffi::{OsStr, OsString};
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -47,7 +47,8 @@ fn run_parsed(cli: Cli, started: Instant) -> Exit {
     };
     let no_color = environment.get(env::NO_COLOR).is_some();
     let printer = Printer::new(common.output, common.color, verbosity, no_color).with_terminal(&environment);
-    start_logging(common.verbose, cli.verb.keeps_a_log(), &environment);
+    let log = Log { verbosity, verbose: common.verbose, is_kept: cli.verb.keeps_a_log() };
+    log.start(common.color.is_used(std::io::stderr().is_terminal(), no_color), &environment);
     let hook = Hook::of(&cli.verb);
     let result = cli
         .verb
@@ -87,21 +88,39 @@ fn open_session(
     Ok(Session::new(printer, effective, environment, cli.common.config.clone(), started))
 }
 
-/// Diagnostic messages are set up only where they are asked for: hooks start a hundred times a minute. What keeps a log
-/// tells there what happens.
-fn start_logging(verbose: u8, keeps_a_log: bool, environment: &Environment) {
-    let filter = environment.get(env::LOG);
-    if filter.is_none() && verbose < 2 && !keeps_a_log {
-        return;
+/// Diagnostic messages on stderr.
+#[derive(Debug, Clone, Copy)]
+struct Log {
+    verbosity: Verbosity,
+    /// How often more was asked for.
+    verbose: u8,
+    /// What keeps a log tells there what happens.
+    is_kept: bool,
+}
+
+impl Log {
+    /// Messages are set up only where they are asked for: hooks start a hundred times a minute.
+    fn start(self, colored: bool, environment: &Environment) {
+        let filter = environment.get(env::LOG);
+        if filter.is_none() && self.verbose < 2 && !self.is_kept {
+            return;
+        }
+        let default = self.default_filter();
+        let filter =
+            EnvFilter::try_new(filter.unwrap_or(default)).unwrap_or_else(|_| EnvFilter::new(default));
+        let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colored);
+        // Fails only when a subscriber is there already.
+        drop(log.with_writer(std::io::stderr).try_init());
     }
-    let default = match verbose {
-        0 | 1 => "walden=info",
-        2 => "walden=debug,walden_engine=debug,walden_store=debug",
-        _ => "trace",
-    };
-    let filter = EnvFilter::try_new(filter.unwrap_or(default)).unwrap_or_else(|_| EnvFilter::new(default));
-    // Fails only when a subscriber is there already.
-    drop(tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init());
+
+    fn default_filter(self) -> &'static str {
+        match (self.verbosity, self.verbose) {
+            (Verbosity::Quiet, _) => "error",
+            (_, 0 | 1) => "walden=info",
+            (_, 2) => "walden=debug,walden_engine=debug,walden_store=debug",
+            _ => "trace",
+        }
+    }
 }
 
 /// Prints what clap has to say: help and version to stdout, the rest as a failure.
