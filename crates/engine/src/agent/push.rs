@@ -539,7 +539,7 @@ impl Inner {
         for waiter in waiters {
             if waiter.name == begun.name {
                 // What was wrong with the file may have been so before the hook asked.
-                let answer = if waiter.ticket < begun.ticket || doubts_the_archive(kind) {
+                let answer = if waiter.ticket < begun.ticket || !is_of_the_file(kind) {
                     Answer::Failed(failure.clone())
                 } else {
                     yourself("a push of the file that was under way before failed")
