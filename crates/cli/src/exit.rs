@@ -56,6 +56,10 @@ pub(crate) enum Exit {
     StoppedElsewhere = 25,
     /// `agent status` and `agent stop`: no agent runs.
     NoAgent = 26,
+    /// `verify`: something in the archive is damaged or missing.
+    DamageFound = 27,
+    /// `verify`: nothing wrong was found, but not everything that was asked for could be proven.
+    NotProven = 28,
 }
 
 /// The code of a process that nobody waits for. Orphans become children of process 1, which may be the postmaster, or of
@@ -71,7 +75,7 @@ const STOP_RECOVERY: u8 = 200;
 impl Exit {
     /// All of them, in order of their codes.
     #[cfg(test)]
-    pub(crate) const ALL: [Self; 20] = [
+    pub(crate) const ALL: [Self; 22] = [
         Self::Done,
         Self::Absent,
         Self::Usage,
@@ -92,6 +96,8 @@ impl Exit {
         Self::ProblemsFound,
         Self::StoppedElsewhere,
         Self::NoAgent,
+        Self::DamageFound,
+        Self::NotProven,
     ];
 
     /// The code.

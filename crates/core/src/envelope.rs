@@ -23,6 +23,8 @@ pub enum RecordKind {
     Incarnation,
     /// `backup/<backup id>/backup.json`.
     Backup,
+    /// `verify/<id>.json`.
+    Verify,
 }
 
 impl RecordKind {

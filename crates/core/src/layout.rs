@@ -312,6 +312,8 @@ pub enum ArchiveObject {
     BackupRollup,
     /// Part of a base backup.
     Backup(BackupId),
+    /// The record of a verification, named by its beginning like a backup.
+    Verification(BackupId),
 }
 
 impl IncarnationLayout {
@@ -395,6 +397,18 @@ impl IncarnationLayout {
         format!("{}backup/", self.prefix())
     }
 
+    /// The prefix of the records of verifications, which ends in `/`.
+    #[must_use]
+    pub fn verifications_prefix(&self) -> String {
+        format!("{}verify/", self.prefix())
+    }
+
+    /// The record of one verification; its name is made like a backup's.
+    #[must_use]
+    pub fn verification(&self, id: &BackupId) -> ObjectKey {
+        ObjectKey(format!("{}{id}.json", self.verifications_prefix()))
+    }
+
     /// The place of a file that PostgreSQL archives.
     #[must_use]
     pub fn archive_file(&self, name: ArchiveFileName) -> ObjectKey {
@@ -434,6 +448,9 @@ impl IncarnationLayout {
             }
             let (id, object) = rest.split_once('/')?;
             return (!object.is_empty()).then_some(ArchiveObject::Backup(id.parse().ok()?));
+        }
+        if let Some(file) = rest.strip_prefix("verify/") {
+            return Some(ArchiveObject::Verification(file.strip_suffix(".json")?.parse().ok()?));
         }
         let (directory, file) = rest.rsplit_once('/')?;
         if file == "rollup" {
@@ -541,6 +558,15 @@ mod tests {
         assert_eq!(layout().parse_log_prefix(timeline, &log), Some(0xA1));
         assert_eq!(layout().parse_log_prefix(TimelineId::FIRST, &log), None);
         assert_eq!(layout().parse_timeline_prefix(&layout().timeline_prefix(timeline)), Some(timeline));
+    }
+
+    #[test]
+    fn verifications_have_one_place_each() {
+        let id: BackupId = "20261120T103905Z-7f3a".parse().unwrap();
+        let key = layout().verification(&id);
+        assert_eq!(key.as_str(), "main/7401234567890123456-17/verify/20261120T103905Z-7f3a.json");
+        assert_eq!(layout().parse(key.as_str()), Some(ArchiveObject::Verification(id)));
+        assert_eq!(layout().parse("main/7401234567890123456-17/verify/x.json"), None);
     }
 
     #[test]

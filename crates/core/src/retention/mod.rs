@@ -40,3 +40,4 @@ pub use inventory::{
 pub use plan::plan_retention;
 pub use policy::{HowLong, PolicyError, PolicyZone, PromisedWindow, RetentionPolicy};
 pub use reasons::{Fate, KeepReason, RemoveReason, Tier};
+pub(crate) use windows::changes as window_changes;

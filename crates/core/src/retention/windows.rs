@@ -135,7 +135,7 @@ pub(super) fn needs_after(catalog: &CatalogSnapshot, after: &CatalogSnapshot) ->
 }
 
 /// What changes, timeline by timeline.
-pub(super) fn changes(before: &RecoveryWindow, after: &RecoveryWindow) -> Vec<WindowChange> {
+pub(crate) fn changes(before: &RecoveryWindow, after: &RecoveryWindow) -> Vec<WindowChange> {
     let changes = before.timelines.iter().filter(|timeline| !timeline.restorable.is_empty());
     changes
         .map(|timeline| {

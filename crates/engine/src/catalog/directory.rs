@@ -94,7 +94,7 @@ impl Directory {
             Some(ArchiveObject::File(ArchiveFileName::Partial(name))) => self.partials.push(name),
             Some(ArchiveObject::Rollup { .. }) => self.has_rollup = true,
             Some(ArchiveObject::File(_)) => {}
-            Some(ArchiveObject::Marker | ArchiveObject::Backup(_) | ArchiveObject::BackupRollup) | None => {
+            _ => {
                 self.strays.push(foreign(object.key));
             }
         }

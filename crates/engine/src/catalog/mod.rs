@@ -60,7 +60,7 @@ fn add_listed(layout: &IncarnationLayout, snapshot: &mut CatalogSnapshot, object
         Some(ArchiveObject::File(ArchiveFileName::Segment(name))) => snapshot.add_segment(name, object.bytes),
         Some(ArchiveObject::File(ArchiveFileName::Partial(name))) => snapshot.partials.push(name),
         Some(ArchiveObject::File(_) | ArchiveObject::Rollup { .. }) => {}
-        Some(ArchiveObject::Marker | ArchiveObject::Backup(_) | ArchiveObject::BackupRollup) | None => {
+        _ => {
             snapshot.strays.push(foreign(object.key));
         }
     }

@@ -20,7 +20,7 @@ const PATH_BYTES_MAX: usize = 4096;
 /// Longest part of a path, in bytes (NAME_MAX of Linux).
 const PART_BYTES_MAX: usize = 255;
 /// Largest frame of a pack, compressed, in bytes: an extent that did not shrink, and the frame's own bytes.
-pub(super) const FRAME_BYTES_MAX: u64 = EXTENT_BYTES_MAX + (1 << 20);
+pub(crate) const FRAME_BYTES_MAX: u64 = EXTENT_BYTES_MAX + (1 << 20);
 
 /// No cluster has more directories and links, which are all kept in memory.
 const DIRECTORIES_MAX: usize = 4_000_000;
@@ -40,48 +40,48 @@ const LEFT_OUT: [&str; 9] = [
 ];
 
 /// Files that are looked at before anything is written, or written in another form than they have in the backup.
-pub(super) const CONTROL: &[u8] = b"global/pg_control";
-pub(super) const LABEL: &[u8] = b"backup_label";
-pub(super) const VERSION: &[u8] = b"PG_VERSION";
-pub(super) const MAP: &[u8] = b"tablespace_map";
-pub(super) const AUTO_CONF: &[u8] = b"postgresql.auto.conf";
-pub(super) const CONF: &[u8] = b"postgresql.conf";
-pub(super) const HBA: &[u8] = b"pg_hba.conf";
-pub(super) const IDENT: &[u8] = b"pg_ident.conf";
+pub(crate) const CONTROL: &[u8] = b"global/pg_control";
+pub(crate) const LABEL: &[u8] = b"backup_label";
+pub(crate) const VERSION: &[u8] = b"PG_VERSION";
+pub(crate) const MAP: &[u8] = b"tablespace_map";
+pub(crate) const AUTO_CONF: &[u8] = b"postgresql.auto.conf";
+pub(crate) const CONF: &[u8] = b"postgresql.conf";
+pub(crate) const HBA: &[u8] = b"pg_hba.conf";
+pub(crate) const IDENT: &[u8] = b"pg_ident.conf";
 const NOTABLE: [&[u8]; 8] = [CONTROL, LABEL, VERSION, MAP, AUTO_CONF, CONF, HBA, IDENT];
 
 /// One regular file to restore, its manifest entry checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct PlannedFile {
+pub(crate) struct PlannedFile {
     /// Relative to the data directory; sound by [`ManifestPath::to_bytes`].
-    pub(super) path: Vec<u8>,
-    pub(super) bytes: u64,
-    pub(super) mode: u32,
-    pub(super) sha256: [u8; 32],
+    pub(crate) path: Vec<u8>,
+    pub(crate) bytes: u64,
+    pub(crate) mode: u32,
+    pub(crate) sha256: [u8; 32],
     /// By rising offset, without overlap, inside of the file.
-    pub(super) extents: Vec<Extent>,
+    pub(crate) extents: Vec<Extent>,
 }
 
 impl PlannedFile {
     /// How many of its bytes are stored; the rest are holes.
-    pub(super) fn stored_plain_bytes(&self) -> u64 {
+    pub(crate) fn stored_plain_bytes(&self) -> u64 {
         self.extents.iter().map(|extent| extent.bytes).sum()
     }
 }
 
 /// A path as a person may read it.
-pub(super) fn display(path: &[u8]) -> String {
+pub(crate) fn display(path: &[u8]) -> String {
     String::from_utf8_lossy(path).into_owned()
 }
 
 /// The directory that a path lies in; `None` at the top.
-pub(super) fn parent_of(path: &[u8]) -> Option<&[u8]> {
+pub(crate) fn parent_of(path: &[u8]) -> Option<&[u8]> {
     let slash = path.iter().rposition(|byte| *byte == b'/')?;
     path.get(..slash)
 }
 
 /// The tablespace whose link leads to a path, and whether the path is the link itself.
-pub(super) fn tablespace_of(path: &[u8]) -> Option<(u32, bool)> {
+pub(crate) fn tablespace_of(path: &[u8]) -> Option<(u32, bool)> {
     let rest = path.strip_prefix(b"pg_tblspc/")?;
     let end = rest.iter().position(|byte| *byte == b'/').unwrap_or(rest.len());
     let digits = std::str::from_utf8(rest.get(..end)?).ok()?;
@@ -92,7 +92,7 @@ pub(super) fn tablespace_of(path: &[u8]) -> Option<(u32, bool)> {
 
 /// What one line of a manifest asks for.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub(crate) enum Step {
     /// Nothing to write.
     Nothing,
     /// A file to restore.
@@ -101,37 +101,37 @@ pub(super) enum Step {
 
 /// A link of the source.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Link {
-    pub(super) path: Vec<u8>,
-    pub(super) target: String,
+pub(crate) struct Link {
+    pub(crate) path: Vec<u8>,
+    pub(crate) target: String,
     /// A directory takes its place.
-    pub(super) as_directory: bool,
+    pub(crate) as_directory: bool,
 }
 
 /// What a whole manifest holds, its file entries excepted: their number has no bound.
 #[derive(Debug, Default)]
-pub(super) struct Inventory {
-    pub(super) header: Option<ManifestHeader>,
+pub(crate) struct Inventory {
+    pub(crate) header: Option<ManifestHeader>,
     /// Every directory to make, in the order of paths, with its mode.
-    pub(super) directories: Vec<(Vec<u8>, u32)>,
-    pub(super) links: Vec<Link>,
-    pub(super) left_out: Vec<String>,
+    pub(crate) directories: Vec<(Vec<u8>, u32)>,
+    pub(crate) links: Vec<Link>,
+    pub(crate) left_out: Vec<String>,
     /// Entries that are needed before their turn.
-    pub(super) notable: BTreeMap<Vec<u8>, PlannedFile>,
+    pub(crate) notable: BTreeMap<Vec<u8>, PlannedFile>,
     /// Plain bytes of the files in each tablespace; `None` is the data directory itself.
-    pub(super) bytes: BTreeMap<Option<u32>, u64>,
-    pub(super) totals: ManifestTotals,
+    pub(crate) bytes: BTreeMap<Option<u32>, u64>,
+    pub(crate) totals: ManifestTotals,
 }
 
 impl Inventory {
     /// Whether the source gave its group access: then the data directory has mode 0750.
-    pub(super) fn group_access(&self) -> bool {
+    pub(crate) fn group_access(&self) -> bool {
         self.directories.iter().any(|(path, mode)| path == b"global" && mode & 0o070 != 0)
     }
 }
 
 /// Judges the lines of one manifest in order.
-pub(super) struct Judge {
+pub(crate) struct Judge {
     packs: u64,
     tablespaces: BTreeSet<u32>,
     major: PgMajor,
@@ -144,7 +144,7 @@ pub(super) struct Judge {
 
 impl Judge {
     /// A judge over the manifest of this backup.
-    pub(super) fn new(record: &BackupRecord) -> Self {
+    pub(crate) fn new(record: &BackupRecord) -> Self {
         Self {
             packs: u64::from(record.packs),
             tablespaces: record.tablespaces.iter().map(|space| space.oid).collect(),
@@ -161,7 +161,7 @@ impl Judge {
     ///
     /// # Errors
     /// Of kind `corrupt` for anything that a backup of PostgreSQL can't hold, `unsupported` for a newer schema.
-    pub(super) fn take(&mut self, entry: ManifestEntry) -> Result<Step> {
+    pub(crate) fn take(&mut self, entry: ManifestEntry) -> Result<Step> {
         if self.finished {
             return Err(refuse("lines follow its totals"));
         }
@@ -183,7 +183,7 @@ impl Judge {
     ///
     /// # Errors
     /// Of kind `corrupt` when it ends before its totals.
-    pub(super) fn finish(self) -> Result<Inventory> {
+    pub(crate) fn finish(self) -> Result<Inventory> {
         if self.finished { Ok(self.inventory) } else { Err(refuse("it ends before its totals")) }
     }
 
@@ -377,7 +377,7 @@ fn parse_sha256(text: &str) -> Option<[u8; 32]> {
 }
 
 /// The manifest can't be used.
-pub(super) fn refuse(reason: &str) -> EngineError {
+pub(crate) fn refuse(reason: &str) -> EngineError {
     EngineError::failed(ErrorKind::Corrupt, format!("the backup's manifest is damaged or not ours: {reason}"))
         .with_hint(
             "nothing is restored from it: choose another backup (--backup; walden backup list shows them)",

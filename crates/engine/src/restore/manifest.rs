@@ -50,7 +50,7 @@ impl Write for Produced {
 
 /// A stored manifest, kept for its second reading when it is small.
 #[derive(Debug, Clone)]
-pub(super) struct StoredManifest {
+pub(crate) struct StoredManifest {
     key: ObjectKey,
     name: String,
     plain_bytes: u64,
@@ -63,7 +63,7 @@ pub(super) struct StoredManifest {
 
 impl StoredManifest {
     /// The manifest that this record is bound to.
-    pub(super) fn of(record: &BackupRecord, key: ObjectKey) -> Self {
+    pub(crate) fn of(record: &BackupRecord, key: ObjectKey) -> Self {
         let name = key.as_str().rsplit('/').next().unwrap_or_default().to_owned();
         let reference = &record.manifest;
         Self {
@@ -79,7 +79,7 @@ impl StoredManifest {
     }
 
     /// Its size in the store, in bytes.
-    pub(super) fn object_bytes(&self) -> u64 {
+    pub(crate) fn object_bytes(&self) -> u64 {
         self.object_bytes
     }
 
@@ -87,7 +87,7 @@ impl StoredManifest {
     ///
     /// # Errors
     /// Of kind `internal` when there is no memory for the decompressor.
-    pub(super) fn read(&mut self, ctx: &Context) -> Result<ManifestReader<'_>> {
+    pub(crate) fn read(&mut self, ctx: &Context) -> Result<ManifestReader<'_>> {
         let produced = Produced::default();
         let expected = Expected { name: &self.name, max_plain_bytes: self.plain_bytes };
         let unsealer = Unsealer::new(expected, produced.clone())
@@ -108,7 +108,7 @@ impl StoredManifest {
 }
 
 /// One reading of a manifest.
-pub(super) struct ManifestReader<'a> {
+pub(crate) struct ManifestReader<'a> {
     ctx: Context,
     manifest: &'a mut StoredManifest,
     /// Which of the kept windows is next.
@@ -131,7 +131,7 @@ impl ManifestReader<'_> {
     ///
     /// # Errors
     /// Of kind `corrupt` for a damaged, torn or foreign manifest, and what any read from the store can give.
-    pub(super) async fn next(&mut self) -> Result<Option<ManifestEntry>> {
+    pub(crate) async fn next(&mut self) -> Result<Option<ManifestEntry>> {
         loop {
             let unsearched = self.text.get(self.searched..).unwrap_or_default();
             if let Some(found) = unsearched.iter().position(|byte| *byte == b'\n') {

@@ -25,19 +25,19 @@ const TASK_PARTED_FILES_MAX: usize = 64;
 
 /// One stretch of a file inside of a decompressed frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Run {
+pub(crate) struct Run {
     /// Which file of the task.
-    pub(super) file: usize,
+    pub(crate) file: usize,
     /// Which extent of that file.
-    pub(super) extent: usize,
+    pub(crate) extent: usize,
 }
 
 /// One frame to decompress.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Frame {
-    pub(super) offset: u64,
-    pub(super) bytes: u64,
-    pub(super) runs: Vec<Run>,
+pub(crate) struct Frame {
+    pub(crate) offset: u64,
+    pub(crate) bytes: u64,
+    pub(crate) runs: Vec<Run>,
 }
 
 impl Frame {
@@ -48,21 +48,21 @@ impl Frame {
 
 /// One range read of one pack; it is never empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Read {
-    pub(super) pack: u64,
-    pub(super) range: Range<u64>,
+pub(crate) struct Read {
+    pub(crate) pack: u64,
+    pub(crate) range: Range<u64>,
     /// By rising offset, without overlap.
-    pub(super) frames: Vec<Frame>,
+    pub(crate) frames: Vec<Frame>,
     /// Plain bytes that the runs take from it.
-    pub(super) plain_bytes: u64,
+    pub(crate) plain_bytes: u64,
 }
 
 /// Files that are written by one worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Task {
-    pub(super) files: Vec<PlannedFile>,
+pub(crate) struct Task {
+    pub(crate) files: Vec<PlannedFile>,
     /// In the order in which they are to be written.
-    pub(super) reads: Vec<Read>,
+    pub(crate) reads: Vec<Read>,
 }
 
 impl Task {
@@ -86,7 +86,7 @@ impl Task {
 }
 
 /// The extent that a run writes.
-pub(super) fn extent_of(files: &[PlannedFile], run: Run) -> Option<walden_core::Extent> {
+pub(crate) fn extent_of(files: &[PlannedFile], run: Run) -> Option<walden_core::Extent> {
     files.get(run.file)?.extents.get(run.extent).copied()
 }
 
@@ -133,7 +133,7 @@ fn group(files: &[PlannedFile], runs: &[Run]) -> Vec<Read> {
 
 /// Gathers files, in the order of the manifest, into tasks.
 #[derive(Debug, Default)]
-pub(super) struct TaskBuilder {
+pub(crate) struct TaskBuilder {
     small: Vec<PlannedFile>,
     bytes: u64,
     parted: usize,
@@ -141,7 +141,7 @@ pub(super) struct TaskBuilder {
 
 impl TaskBuilder {
     /// Takes a file; gives a task when one is complete.
-    pub(super) fn add(&mut self, file: PlannedFile) -> Option<Task> {
+    pub(crate) fn add(&mut self, file: PlannedFile) -> Option<Task> {
         let bytes = file.stored_plain_bytes();
         if bytes > SMALL_BYTES_MAX {
             return Some(Task::large(file));
@@ -156,7 +156,7 @@ impl TaskBuilder {
     }
 
     /// The task of what is left.
-    pub(super) fn finish(&mut self) -> Option<Task> {
+    pub(crate) fn finish(&mut self) -> Option<Task> {
         let files = std::mem::take(&mut self.small);
         (self.bytes, self.parted) = (0, 0);
         (!files.is_empty()).then(|| Task::small(files))
