@@ -3,13 +3,13 @@
 //! object_store's own retries are switched off: it repeats a conditional PUT whose answer was lost and then
 //! reports our own object as a stranger's. Every repetition is decided here, inside a budget that the caller gives.
 
-use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+use crate::random::random_number;
 
 /// The first pause between two tries, before jitter.
 pub const BACKOFF_FIRST: Duration = Duration::from_millis(100);
@@ -52,7 +52,7 @@ impl RetryBudget {
     /// A budget of `total` from now on, with jitter that differs from process to process.
     #[must_use]
     pub fn new(total: Duration) -> Self {
-        Self::seeded(total, RandomState::new().build_hasher().finish())
+        Self::seeded(total, random_number())
     }
 
     /// A budget of `total` from now on, whose pauses are a function of `seed`.

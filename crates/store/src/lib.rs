@@ -35,6 +35,7 @@ mod open;
 mod paced;
 mod page;
 mod probe;
+mod random;
 mod rate;
 mod read;
 mod seal;
@@ -57,6 +58,7 @@ pub use identity::{SettingsFingerprint, settings_fingerprint, store_identity};
 pub use list::{Level, Listed};
 pub use page::FirstKeys;
 pub use probe::PROBE_PREFIX;
+pub use random::{random_number, seed_this_thread};
 pub use rate::RateLimiter;
 pub use read::{HeaderRead, ObjectReader};
 pub use seal::{

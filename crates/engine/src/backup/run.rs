@@ -1,7 +1,6 @@
 //! One backup from its first check to its record.
 
 use std::future::Future;
-use std::hash::{BuildHasher, Hasher};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,7 +16,7 @@ use walden_core::{
     Writer,
 };
 use walden_pg::{BackupLabel, ControlFile, Lsn, TablespaceMap};
-use walden_store::{CompressionLevel, HeaderFields, SealedObject};
+use walden_store::{CompressionLevel, HeaderFields, SealedObject, random_number};
 
 use super::archived::{ExpectedRecords, verify_archived};
 use super::checks::{Checked, check};
@@ -672,6 +671,5 @@ fn rate(bytes: u64, seconds: f64) -> u64 {
 
 /// Four digits that keep two backups of one second apart.
 fn salt() -> u16 {
-    let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
-    u16::try_from(random & 0xFFFF).unwrap_or_default()
+    u16::try_from(random_number() & 0xFFFF).unwrap_or_default()
 }
