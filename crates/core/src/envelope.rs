@@ -23,8 +23,17 @@ pub enum RecordKind {
     Incarnation,
     /// `backup/<backup id>/backup.json`.
     Backup,
+    /// `drill/<id>.json`.
+    Drill,
     /// `verify/<id>.json`.
     Verify,
+    /// `pin/<backup id>/<revision>.json`.
+    Pin,
+    /// `<server>/lease/<name>/<fence>.json`.
+    Lease,
+    /// `retention/<id>.json` and `retention/<id>-done.json`.
+    #[serde(rename = "retention-run")]
+    RetentionRun,
 }
 
 impl RecordKind {

@@ -280,6 +280,38 @@ impl ServerLayout {
         (self.revision(revision).as_str() == key).then_some(revision)
     }
 
+    /// The prefix of all leases of the server, which ends in `/`.
+    #[must_use]
+    pub fn leases_prefix(&self) -> String {
+        format!("{}/lease/", self.server)
+    }
+
+    /// The prefix of the records of the lease for removing objects, which ends in `/`.
+    #[must_use]
+    pub fn retention_lease_prefix(&self) -> String {
+        format!("{}retention/", self.leases_prefix())
+    }
+
+    /// One record of the lease for removing objects; the newest fence counts.
+    #[must_use]
+    pub fn retention_lease(&self, fence: u32) -> ObjectKey {
+        ObjectKey(format!("{}{fence:08}.json", self.retention_lease_prefix()))
+    }
+
+    /// The fence that a key under [`Self::retention_lease_prefix`] names.
+    #[must_use]
+    pub fn parse_retention_lease(&self, key: &str) -> Option<u32> {
+        let digits = key.strip_prefix(&self.retention_lease_prefix())?.strip_suffix(".json")?;
+        let fence = digits.parse().ok()?;
+        (self.retention_lease(fence).as_str() == key).then_some(fence)
+    }
+
+    /// The incarnation whose directory this prefix (as a listing by directory gives it, with or without its `/`) is.
+    #[must_use]
+    pub fn parse_incarnation_prefix(&self, prefix: &str) -> Option<Incarnation> {
+        prefix.strip_prefix(&self.prefix())?.trim_end_matches('/').parse().ok()
+    }
+
     /// The keys of one incarnation of the server.
     #[must_use]
     pub fn incarnation(&self, incarnation: Incarnation) -> IncarnationLayout {
@@ -312,8 +344,24 @@ pub enum ArchiveObject {
     BackupRollup,
     /// Part of a base backup.
     Backup(BackupId),
+    /// The evidence of a drill, named by its beginning like a backup.
+    Drill(BackupId),
     /// The record of a verification, named by its beginning like a backup.
     Verification(BackupId),
+    /// One revision of what an operator says about keeping a backup.
+    Pin {
+        /// The backup.
+        backup: BackupId,
+        /// 1 for the first; the newest counts.
+        revision: u32,
+    },
+    /// What a retention run was about to do or, with `done`, did; named by its beginning like a backup.
+    RetentionRun {
+        /// Its name.
+        id: BackupId,
+        /// Whether it is the record of its end.
+        done: bool,
+    },
 }
 
 impl IncarnationLayout {
@@ -409,6 +457,48 @@ impl IncarnationLayout {
         ObjectKey(format!("{}{id}.json", self.verifications_prefix()))
     }
 
+    /// The prefix of the pins, which ends in `/`.
+    #[must_use]
+    pub fn pins_prefix(&self) -> String {
+        format!("{}pin/", self.prefix())
+    }
+
+    /// One revision of a backup's pin.
+    #[must_use]
+    pub fn pin(&self, backup: &BackupId, revision: u32) -> ObjectKey {
+        ObjectKey(format!("{}{backup}/{revision:08}.json", self.pins_prefix()))
+    }
+
+    /// The prefix of the audit records of retention runs, which ends in `/`.
+    #[must_use]
+    pub fn retention_runs_prefix(&self) -> String {
+        format!("{}retention/", self.prefix())
+    }
+
+    /// What a retention run was about to do.
+    #[must_use]
+    pub fn retention_run(&self, id: &BackupId) -> ObjectKey {
+        ObjectKey(format!("{}{id}.json", self.retention_runs_prefix()))
+    }
+
+    /// What a retention run did.
+    #[must_use]
+    pub fn retention_run_done(&self, id: &BackupId) -> ObjectKey {
+        ObjectKey(format!("{}{id}-done.json", self.retention_runs_prefix()))
+    }
+
+    /// The prefix of the evidence of drills, which ends in `/`.
+    #[must_use]
+    pub fn drills_prefix(&self) -> String {
+        format!("{}drill/", self.prefix())
+    }
+
+    /// The evidence of one drill; its name is made like a backup's.
+    #[must_use]
+    pub fn drill(&self, id: &BackupId) -> ObjectKey {
+        ObjectKey(format!("{}{id}.json", self.drills_prefix()))
+    }
+
     /// The place of a file that PostgreSQL archives.
     #[must_use]
     pub fn archive_file(&self, name: ArchiveFileName) -> ObjectKey {
@@ -451,6 +541,21 @@ impl IncarnationLayout {
         }
         if let Some(file) = rest.strip_prefix("verify/") {
             return Some(ArchiveObject::Verification(file.strip_suffix(".json")?.parse().ok()?));
+        }
+        if let Some(file) = rest.strip_prefix("pin/") {
+            let (backup, revision) = file.strip_suffix(".json")?.split_once('/')?;
+            let (backup, revision) = (backup.parse().ok()?, revision.parse().ok()?);
+            let own = self.pin(&backup, revision);
+            return (own.as_str() == key).then_some(ArchiveObject::Pin { backup, revision });
+        }
+        if let Some(file) = rest.strip_prefix("retention/") {
+            let id = file.strip_suffix(".json")?;
+            let done = id.strip_suffix("-done");
+            let (id, done) = (done.unwrap_or(id).parse().ok()?, done.is_some());
+            return Some(ArchiveObject::RetentionRun { id, done });
+        }
+        if let Some(file) = rest.strip_prefix("drill/") {
+            return Some(ArchiveObject::Drill(file.strip_suffix(".json")?.parse().ok()?));
         }
         let (directory, file) = rest.rsplit_once('/')?;
         if file == "rollup" {
@@ -501,6 +606,16 @@ impl BackupLayout {
     #[must_use]
     pub fn pack(&self, number: u32) -> ObjectKey {
         ObjectKey(format!("{}pack/{number:08}.zst", self.prefix))
+    }
+
+    /// Whether a key is one that a backup has; anything else in its directory is foreign.
+    #[must_use]
+    pub fn owns(&self, key: &str) -> bool {
+        let Some(rest) = key.strip_prefix(&self.prefix) else { return false };
+        let pack = rest.strip_prefix("pack/").and_then(|rest| rest.strip_suffix(".zst"));
+        let is_pack =
+            || pack.and_then(|digits| digits.parse().ok()).is_some_and(|n| self.pack(n).as_str() == key);
+        matches!(rest, "backup.json" | "manifest.zst" | "names.zst") || is_pack()
     }
 }
 
@@ -567,6 +682,45 @@ mod tests {
         assert_eq!(key.as_str(), "main/7401234567890123456-17/verify/20261120T103905Z-7f3a.json");
         assert_eq!(layout().parse(key.as_str()), Some(ArchiveObject::Verification(id)));
         assert_eq!(layout().parse("main/7401234567890123456-17/verify/x.json"), None);
+    }
+
+    #[test]
+    fn what_retention_writes_has_one_place_each() {
+        let id: BackupId = "20261120T103905Z-7f3a".parse().unwrap();
+        let pin = layout().pin(&id, 3);
+        assert_eq!(pin.as_str(), "main/7401234567890123456-17/pin/20261120T103905Z-7f3a/00000003.json");
+        let parsed = layout().parse(pin.as_str());
+        assert_eq!(parsed, Some(ArchiveObject::Pin { backup: id.clone(), revision: 3 }));
+        assert_eq!(layout().parse(&pin.as_str().replace("00000003", "3")), None);
+        let backup = layout().backup(&id);
+        for key in [backup.commit(), backup.manifest(), backup.names(), backup.pack(7)] {
+            assert!(backup.owns(key.as_str()), "{key}");
+        }
+        for foreign in ["pack/7.zst", "pack/00000007", "notes.txt", "pack/00000007.zst.old"] {
+            assert!(!backup.owns(&format!("{}{foreign}", backup.prefix())), "{foreign}");
+        }
+        for (key, done) in [(layout().retention_run(&id), false), (layout().retention_run_done(&id), true)] {
+            let run = ArchiveObject::RetentionRun { id: id.clone(), done };
+            assert_eq!(layout().parse(key.as_str()), Some(run));
+        }
+        let server = ServerLayout::new("main".parse().unwrap());
+        let lease = server.retention_lease(12);
+        assert_eq!(lease.as_str(), "main/lease/retention/00000012.json");
+        assert_eq!(server.parse_retention_lease(lease.as_str()), Some(12));
+        assert_eq!(server.parse_retention_lease("main/lease/retention/12.json"), None);
+        let incarnation = layout().incarnation();
+        assert_eq!(server.parse_incarnation_prefix(&layout().prefix()), Some(incarnation));
+        assert_eq!(server.parse_incarnation_prefix("main/server/"), None);
+    }
+
+    #[test]
+    fn drills_have_one_place_each() {
+        let id: BackupId = "20261120T103905Z-7f3a".parse().unwrap();
+        let key = layout().drill(&id);
+        assert_eq!(key.as_str(), "main/7401234567890123456-17/drill/20261120T103905Z-7f3a.json");
+        assert_eq!(layout().parse(key.as_str()), Some(ArchiveObject::Drill(id)));
+        assert_eq!(layout().parse("main/7401234567890123456-17/drill/x.json"), None);
+        assert_eq!(layout().parse("main/7401234567890123456-17/drill/a/20261120T103905Z-7f3a.json"), None);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! time, and gets a plan, a verdict or a refusal with its reason. Executors carry plans out and never
 //! decide again.
 
+mod drill;
 mod envelope;
 mod error;
 pub mod index;
@@ -17,6 +18,10 @@ mod retention;
 mod sealed;
 mod snapshot;
 
+pub use drill::{
+    Draw, DrillBackup, DrillCheck, DrillCommit, DrillDraw, DrillError, DrillOutcome, DrillPhase, DrillRecord,
+    DrillStop, DrillTarget, DrillVersions, draw_targets,
+};
 pub use envelope::{EnvelopeError, RecordKind, decode_envelope, encode_envelope, hex, sha256_hex};
 pub use error::{ErrorKind, NameError};
 pub use judge::{ArchiveVerdict, Incoming, SegmentFacts, SegmentFault, judge_archive};
@@ -42,12 +47,13 @@ pub use recovery::{
     TransactionEndMark, WindowGap, Windowing, plan_recovery, postgres_time, recovery_window,
 };
 pub use retention::{
-    BackupObjects, Broken, Deletion, Fate, FileObject, GroupChange, GroupKind, HowLong, IncarnationInventory,
-    Inventory, KeepReason, LogDirectory, LostMoments, ObjectGroup, OpenUpload, Pin, PlanDiff, PolicyError,
-    PolicyZone, PromisedWindow, RecordObject, RecordRole, RemoveReason, Retaining, RetentionNeed,
-    RetentionPlan, RetentionPolicy, RetentionRefusal, RetentionRefusalReason, RetentionWarning,
-    RetentionWarningKind, RunningBackup, Tier, Totals, WindowChange, Written, check_plan, diff_plans,
-    plan_retention,
+    BackupName, BackupObjects, Broken, Deletion, Fate, FileObject, GroupChange, GroupKind, HowLong,
+    IncarnationInventory, Inventory, KeepReason, LeaseRecord, LeaseState, LogDirectory, LostMoments,
+    ObjectGroup, OpenUpload, Pin, PinRecord, PlanDiff, PolicyError, PolicyZone, PromisedWindow, RecordObject,
+    RecordRole, RemoveReason, Retaining, RetentionBegun, RetentionDone, RetentionNeed, RetentionOutcome,
+    RetentionPlan, RetentionPolicy, RetentionRefusal, RetentionRefusalReason, RetentionRunRecord,
+    RetentionWarning, RetentionWarningKind, RunningBackup, Tier, Totals, WindowChange, Written, check_plan,
+    diff_plans, plan_removal, plan_retention,
 };
 pub use sealed::{
     CODEC_ZSTD, HEADER_FRAME_BYTES_MAX, INDEX_BYTES_MAX, ObjectHeader, ObjectKind, SEALED_SCHEMA,

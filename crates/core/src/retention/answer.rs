@@ -3,7 +3,7 @@
 use std::fmt;
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use walden_pg::{ArchiveFileName, SegmentId, SegmentName, SegmentNumber, TimelineId, WalSegmentSize};
 
 use super::inventory::RecordRole;
@@ -132,7 +132,7 @@ impl ObjectGroup {
 }
 
 /// Objects and bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Totals {
     /// How many objects.
     pub objects: u64,
@@ -348,6 +348,10 @@ pub struct RetentionPlan {
     pub at: Timestamp,
     /// The policy.
     pub policy: RetentionPolicy,
+    /// The backups that an operator named: nothing else goes, and the policy's promises do not hold them. Empty when
+    /// the policy decides.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub asked: Vec<BackupId>,
     /// Everything that is there.
     pub groups: Vec<ObjectGroup>,
     /// What is done, in this order.
@@ -389,6 +393,10 @@ pub enum RetentionRefusalReason {
     IncompleteListing,
     /// The current incarnation is not among those that were listed.
     UnknownIncarnation,
+    /// No backup of this name is there.
+    UnknownBackup,
+    /// The backup that was named must stay.
+    MustStay,
 }
 
 /// No plan: nothing may be removed.

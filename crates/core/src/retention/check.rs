@@ -159,7 +159,8 @@ fn held_since(plan: &RetentionPlan, inventory: &Inventory) -> Option<Timestamp> 
         .collect();
     let mut since: Option<Timestamp> = inventory.running.iter().map(|running| running.started_at).min();
     for life in &inventory.incarnations {
-        for id in life.catalog.unfinished_backups.iter().filter(|id| !own.contains(id)) {
+        let begun = |id: &BackupId| own.contains(id) || life.leftovers.contains(id);
+        for id in life.catalog.unfinished_backups.iter().filter(|id| !begun(id)) {
             let newest = life.backups.get(id).and_then(|objects| objects.newest);
             if newest.is_none_or(|newest| newest > young) {
                 let started = id.started_at().unwrap_or(Timestamp::MIN);
@@ -276,7 +277,8 @@ impl<'c> Check<'c> {
                 return broken("it runs");
             }
             let newest = self.life.backups.get(backup).and_then(|objects| objects.newest);
-            let is_there = catalog.unfinished_backups.contains(backup);
+            let is_there =
+                catalog.unfinished_backups.contains(backup) && !self.life.leftovers.contains(backup);
             let young = self.plan.policy.unfinished_backups.before(self.plan.at);
             if is_there && newest.is_none_or(|newest| newest > young) {
                 return broken("it may be under way");
@@ -377,7 +379,27 @@ impl<'c> Check<'c> {
         count_between(runs, first, last) > 0
     }
 
+    /// A plan for backups that were named removes nothing else.
+    fn asked(&self) -> Result<(), Broken> {
+        let strange = self.own().find(|deletion| match deletion {
+            Deletion::BackupRollup { .. } => false,
+            Deletion::CommitRecord { backup, .. } | Deletion::BackupObjects { backup, .. } => {
+                !self.plan.asked.contains(backup)
+            }
+            _ => true,
+        });
+        match strange {
+            Some(deletion) => {
+                Err(Broken::Other { key: format!("{deletion:?}"), why: "nobody asked for it".into() })
+            }
+            None => Ok(()),
+        }
+    }
+
     fn wal(&self) -> Result<(), Broken> {
+        if !self.plan.asked.is_empty() {
+            return self.asked();
+        }
         let catalog = &self.life.catalog;
         let each = catalog.incarnation.segment_size.segments_per_log();
         for (timeline, ranges) in &self.gone {
@@ -503,8 +525,8 @@ impl<'c> Check<'c> {
                         continue;
                     };
                     let kept_for = match record.role {
-                        RecordRole::Evidence => Some(policy.evidence),
-                        RecordRole::Audit => Some(policy.audit),
+                        RecordRole::Evidence | RecordRole::Verification => Some(policy.evidence),
+                        RecordRole::Audit | RecordRole::Pin => Some(policy.audit),
                         RecordRole::Lease => None,
                     };
                     let is_over = kept_for.is_some_and(|kept_for| {

@@ -89,6 +89,9 @@ impl Grouping<'_, '_> {
     fn fate_of_unfinished(&self, id: &BackupId) -> Fate {
         let newest = self.life.inventory.backups.get(id).and_then(|objects| objects.newest);
         let runs = self.inventory.running.iter().any(|running| running.id == *id);
+        if self.life.inventory.leftovers.contains(id) && !runs {
+            return Fate::Remove(vec![RemoveReason::Leftover]);
+        }
         if runs || !self.aged(newest, self.policy.unfinished_backups) {
             return Fate::Keep(vec![KeepReason::MayBeRunning]);
         }
@@ -251,8 +254,8 @@ impl Grouping<'_, '_> {
         }
         for record in records {
             let kept_for = match record.role {
-                RecordRole::Evidence => self.policy.evidence,
-                RecordRole::Audit => self.policy.audit,
+                RecordRole::Evidence | RecordRole::Verification => self.policy.evidence,
+                RecordRole::Audit | RecordRole::Pin => self.policy.audit,
                 RecordRole::Lease => HowLong::Forever,
             };
             let fate = if record.role == RecordRole::Lease {

@@ -1,6 +1,6 @@
 //! What the listings of a repository show of one server: all that retention decides over.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -48,7 +48,10 @@ pub struct IncarnationInventory {
     pub histories: BTreeMap<TimelineId, u64>,
     /// What lies in each backup's directory, with a commit record or without.
     pub backups: BTreeMap<BackupId, BackupObjects>,
-    /// Evidence of drills, audit records of retention runs, leases.
+    /// Backups whose removal was begun, by the audit records of runs: without a commit record they are not under way,
+    /// however young they are.
+    pub leftovers: BTreeSet<BackupId>,
+    /// Evidence of drills, audit records of retention runs, records of verifications.
     pub records: Vec<RecordObject>,
     /// Uploads that were begun and not completed.
     pub uploads: Vec<OpenUpload>,
@@ -66,6 +69,7 @@ impl IncarnationInventory {
             backup_rollup: None,
             histories: BTreeMap::new(),
             backups: BTreeMap::new(),
+            leftovers: BTreeSet::new(),
             records: Vec::new(),
             uploads: Vec::new(),
         }
@@ -126,6 +130,10 @@ pub enum RecordRole {
     Evidence,
     /// What a retention run did.
     Audit,
+    /// What a verification found.
+    Verification,
+    /// What an operator said about keeping a backup that is not there any more.
+    Pin,
     /// Who may remove now. Leases are their holders' business and never removed here.
     Lease,
 }

@@ -30,7 +30,9 @@ impl Hold {
     pub(super) fn of(inventory: &Inventory, policy: &RetentionPolicy, now: Timestamp) -> Option<Self> {
         let running = inventory.running.iter().map(|running| (running.started_at, running.id.clone()));
         let unfinished = inventory.incarnations.iter().flat_map(|life| {
-            let young = life.catalog.unfinished_backups.iter().filter(|id| {
+            let unfinished =
+                life.catalog.unfinished_backups.iter().filter(|id| !life.leftovers.contains(*id));
+            let young = unfinished.filter(|id| {
                 let newest = life.backups.get(*id).and_then(|objects| objects.newest);
                 newest.is_none_or(|newest| newest > policy.unfinished_backups.before(now))
             });

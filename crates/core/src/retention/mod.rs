@@ -19,6 +19,8 @@ mod order;
 mod plan;
 mod policy;
 mod reasons;
+mod records;
+mod removal;
 mod spans;
 mod wal;
 mod warnings;
@@ -40,4 +42,9 @@ pub use inventory::{
 pub use plan::plan_retention;
 pub use policy::{HowLong, PolicyError, PolicyZone, PromisedWindow, RetentionPolicy};
 pub use reasons::{Fate, KeepReason, RemoveReason, Tier};
+pub use records::{
+    BackupName, LeaseRecord, LeaseState, PinRecord, RetentionBegun, RetentionDone, RetentionOutcome,
+    RetentionRunRecord,
+};
+pub use removal::plan_removal;
 pub(crate) use windows::changes as window_changes;

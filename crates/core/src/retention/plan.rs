@@ -15,10 +15,11 @@ use super::life::{Hold, Life};
 use super::order::deletions;
 use super::policy::RetentionPolicy;
 use super::reasons::{Fate, KeepReason};
+use super::removal::narrow;
 use super::wal::kept_wal;
 use super::warnings::warnings;
 use super::windows::{catalog_after, changes, needs_after};
-use crate::layout::Incarnation;
+use crate::layout::{BackupId, Incarnation};
 use crate::recovery::{RecoveryWindow, Windowing, recovery_window};
 use crate::snapshot::{CatalogSnapshot, Listed};
 
@@ -35,13 +36,16 @@ pub fn plan_retention(inventory: &Inventory, policy: &RetentionPolicy, now: Time
     if let Err(refusal) = check_arguments(inventory, policy) {
         return Retaining::Refused(Box::new(refusal));
     }
-    match decide(inventory, policy, now) {
+    match decide(inventory, policy, &[], now) {
         Ok(plan) => Retaining::Plan(Box::new(plan)),
         Err(needs) => Retaining::Needs(needs),
     }
 }
 
-fn check_arguments(inventory: &Inventory, policy: &RetentionPolicy) -> Result<(), RetentionRefusal> {
+pub(super) fn check_arguments(
+    inventory: &Inventory,
+    policy: &RetentionPolicy,
+) -> Result<(), RetentionRefusal> {
     let refuse = |reason, message| Err(RetentionRefusal { reason, message });
     if let Err(error) = policy.validate() {
         return refuse(RetentionRefusalReason::InvalidPolicy, error.to_string());
@@ -79,9 +83,11 @@ fn windows_of<'c>(
     if needs.is_empty() { Ok(windows) } else { Err(needs) }
 }
 
-fn decide(
+/// The plan; with `asked`, for the removal of those backups alone.
+pub(super) fn decide(
     inventory: &Inventory,
     policy: &RetentionPolicy,
+    asked: &[BackupId],
     now: Timestamp,
 ) -> Result<RetentionPlan, Vec<RetentionNeed>> {
     let mut of: Vec<&IncarnationInventory> = inventory.incarnations.iter().collect();
@@ -93,7 +99,10 @@ fn decide(
         lives.map(|(life, window)| Life::new(life, inventory.current, window, policy, now)).collect();
     let held_back = release(&mut lives, policy, now);
     let floors = mark(&mut lives, inventory, policy, hold.as_ref(), now);
-    let groups = group(&lives, &floors, inventory, policy, hold.as_ref(), now);
+    let mut groups = group(&lives, &floors, inventory, policy, hold.as_ref(), now);
+    if !asked.is_empty() {
+        narrow(&mut groups, asked);
+    }
     let windows = windows_after(&lives, &groups, &before, now)?;
     let (mut removed, mut kept) = (Totals::default(), Totals::default());
     for group in &groups {
@@ -104,6 +113,7 @@ fn decide(
         server: inventory.server.clone(),
         at: now,
         policy: policy.clone(),
+        asked: asked.to_vec(),
         deletions: deletions(&groups, inventory),
         stale_directories: stale_directories(&groups),
         warnings: warnings(&lives, &floors, inventory, policy, &held_back, now),

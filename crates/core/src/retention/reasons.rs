@@ -150,6 +150,8 @@ pub enum KeepReason {
     Lease,
     /// It says what belongs here.
     Identity,
+    /// Nobody asked for its removal.
+    NotAsked,
     /// Derived from objects that stay.
     Derived,
     /// It does not belong here: reported, never touched.
@@ -212,6 +214,7 @@ impl fmt::Display for KeepReason {
             Self::Newest => f.write_str("the newest of its kind"),
             Self::Lease => f.write_str("a lease is its holder's business"),
             Self::Identity => f.write_str("it says what belongs here"),
+            Self::NotAsked => f.write_str("nobody asked for its removal"),
             Self::Derived => f.write_str("derived from objects that stay"),
             Self::Foreign { what } => write!(f, "not known here, never touched: {what}"),
         }
@@ -235,6 +238,10 @@ pub enum RemoveReason {
     OldIncarnation,
     /// A backup without a commit record, long after its last write.
     Unfinished,
+    /// What is left of a backup whose removal was begun.
+    Leftover,
+    /// An operator asked for it.
+    Asked,
     /// No kept backup needs it.
     NotNeeded,
     /// Nothing of this timeline or an earlier one is kept.
@@ -258,6 +265,8 @@ impl fmt::Display for RemoveReason {
             }
             Self::OldIncarnation => f.write_str("this incarnation is not archived any more"),
             Self::Unfinished => f.write_str("never finished"),
+            Self::Leftover => f.write_str("left over from a removal that was begun"),
+            Self::Asked => f.write_str("asked for by name"),
             Self::NotNeeded => f.write_str("no kept backup needs it"),
             Self::TimelineGone => f.write_str("nothing of this timeline or an earlier one is kept"),
             Self::Aged { kept_for } => write!(f, "older than {kept_for}"),
