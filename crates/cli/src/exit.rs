@@ -60,6 +60,10 @@ pub(crate) enum Exit {
     DamageFound = 27,
     /// `verify`: nothing wrong was found, but not everything that was asked for could be proven.
     NotProven = 28,
+    /// Another run does this very thing now.
+    Busy = 29,
+    /// What was to be removed must stay.
+    MustStay = 30,
 }
 
 /// The code of a process that nobody waits for. Orphans become children of process 1, which may be the postmaster, or of
@@ -75,7 +79,7 @@ const STOP_RECOVERY: u8 = 200;
 impl Exit {
     /// All of them, in order of their codes.
     #[cfg(test)]
-    pub(crate) const ALL: [Self; 22] = [
+    pub(crate) const ALL: [Self; 24] = [
         Self::Done,
         Self::Absent,
         Self::Usage,
@@ -98,6 +102,8 @@ impl Exit {
         Self::NoAgent,
         Self::DamageFound,
         Self::NotProven,
+        Self::Busy,
+        Self::MustStay,
     ];
 
     /// The code.
@@ -130,6 +136,8 @@ impl From<ErrorKind> for Exit {
             ErrorKind::LocalIo => Self::LocalIo,
             ErrorKind::Postgres => Self::Postgres,
             ErrorKind::Unsupported => Self::Unsupported,
+            ErrorKind::Busy => Self::Busy,
+            ErrorKind::MustStay => Self::MustStay,
             ErrorKind::Internal => Self::Internal,
         }
     }
@@ -189,6 +197,8 @@ mod tests {
             ErrorKind::LocalIo,
             ErrorKind::Postgres,
             ErrorKind::Unsupported,
+            ErrorKind::Busy,
+            ErrorKind::MustStay,
             ErrorKind::Internal,
         ] {
             assert!(Exit::from(kind).code() >= 10, "{kind}");

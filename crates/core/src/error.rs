@@ -32,6 +32,10 @@ pub enum ErrorKind {
     Postgres,
     /// The store, the server or the object uses something that this version does not know.
     Unsupported,
+    /// Another run does this very thing now: try again when it has ended.
+    Busy,
+    /// What was to be removed must stay.
+    MustStay,
     /// A defect in Walden.
     Internal,
 }
@@ -53,6 +57,8 @@ impl ErrorKind {
             Self::LocalIo => "local_io",
             Self::Postgres => "postgres",
             Self::Unsupported => "unsupported",
+            Self::Busy => "busy",
+            Self::MustStay => "must_stay",
             Self::Internal => "internal",
         }
     }
