@@ -17,6 +17,7 @@ mod recovery;
 mod retention;
 mod sealed;
 mod snapshot;
+mod verify;
 
 pub use drill::{
     Draw, DrillBackup, DrillCheck, DrillCommit, DrillDraw, DrillError, DrillOutcome, DrillPhase, DrillRecord,
@@ -61,3 +62,9 @@ pub use sealed::{
     encode_index_frame, encode_padded_header_frame,
 };
 pub use snapshot::{CatalogSnapshot, Listed, SegmentRun, Stray};
+pub use verify::{
+    BACKUP_PART_BYTES, Consequences, Finding, FindingKind, FindingVerdict, Losses, PROOF_BYTES, Proof,
+    ProofId, ProofMemory, Subject, Tally, VerifyInventory, VerifyLevel, VerifyObject, VerifyPlan,
+    VerifyRecord, VerifyRequest, VerifySample, VerifyScope, WalScope, backup_parts, consequences,
+    plan_verify, wal_behind, wal_within,
+};

@@ -1,0 +1,3 @@
+mod losing;
+mod model;
+mod remembering;
