@@ -3,6 +3,7 @@
 
 use std::ffi::OsString;
 use std::path::Path;
+use std::time::Duration;
 
 use walden_core::ErrorKind;
 use walden_engine::DataDirectory;
@@ -12,7 +13,8 @@ use walden_store::{settings_fingerprint, store_identity};
 
 use crate::config::AgentStart;
 use crate::failure::Failure;
-use crate::session::Session;
+use crate::printer::log_line;
+use crate::session::{Session, show_duration};
 
 /// The place where the agent of a data directory and its hooks meet; `None` without a state directory.
 ///
@@ -37,6 +39,8 @@ pub(crate) struct HookAgent<'a> {
     spool: Spool,
     /// Whether there is none, as far as it was asked.
     missing: bool,
+    /// How long it was waited for in vain.
+    late: Option<Duration>,
 }
 
 impl<'a> HookAgent<'a> {
@@ -47,7 +51,7 @@ impl<'a> HookAgent<'a> {
             return None;
         }
         let spool = spool(session, data.path()).ok().flatten()?;
-        Some(Self { session, data: data.clone(), spool, missing: false })
+        Some(Self { session, data: data.clone(), spool, missing: false, late: None })
     }
 
     /// The data directory.
@@ -67,6 +71,26 @@ impl<'a> HookAgent<'a> {
         if *reason != DoItYourself::NoAgent {
             self.session.printer.note(&format!("walden agent: {reason}; done without it"));
         }
+    }
+
+    /// Takes down that the agent was waited for in vain: the hook does the work itself.
+    pub(crate) fn is_late(&mut self, waited: Duration) {
+        self.late = Some(waited);
+        let waited = show_duration(waited);
+        self.session.printer.note(&format!("walden agent: not done within {waited}; done without it"));
+    }
+
+    /// Tells of an agent that did not get done what this hook has done: it may hang, and nobody would notice.
+    pub(crate) fn tell_if_late(&self) {
+        let Some(waited) = self.late else { return };
+        let leaves = client::note_late(&self.spool);
+        let rest = if leaves {
+            "it was asked to leave, another one takes its place"
+        } else {
+            "calls do without it for a minute; hint: walden agent status tells what it does, restart it if it hangs"
+        };
+        let waited = show_duration(waited);
+        log_line(&format!("walden agent: not done within {waited} what was then done without it; {rest}"));
     }
 
     /// Starts an agent when there is none, the settings let hooks do so, and `worth` says that there is work for it. It

@@ -372,13 +372,25 @@ impl Bench {
 
     /// Starts a resident agent and does not wait for it.
     pub(super) fn launch(&self) -> Agent {
+        self.launch_with(|_| {})
+    }
+
+    /// The same, and its command line is not the usual one.
+    pub(super) fn launch_with(&self, change: impl FnOnce(&mut Command)) -> Agent {
         let mut command = self.command(&["agent"]);
-        Agent(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        change(&mut command);
+        Agent(command.spawn().unwrap())
     }
 
     /// Starts a resident agent and waits until it answers.
     pub(super) fn start(&self) -> Agent {
-        let agent = self.launch();
+        self.start_with(|_| {})
+    }
+
+    /// The same, and its command line is not the usual one.
+    pub(super) fn start_with(&self, change: impl FnOnce(&mut Command)) -> Agent {
+        let agent = self.launch_with(change);
         let pid = u64::from(agent.0.id());
         until("the agent to answer", || self.status().is_some_and(|status| status["pid"] == pid));
         agent

@@ -1,7 +1,7 @@
 //! Agents that are not alone, not of this build, stopped, without room, or over a data directory that is not what it was.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::Stdio;
 
 use nix::sys::signal::Signal;
@@ -260,6 +260,69 @@ fn an_agent_ends_when_its_data_directory_is_removed() {
     fs::remove_dir_all(bench.data()).unwrap();
     assert_eq!(agent.wait(), Some(0));
     bench.make_data_directory();
+}
+
+/// Runs a script as process 1 of a process namespace, as the owner of the data directory.
+fn as_first_process(bench: &Bench, script: &str) -> std::process::Output {
+    let owner = bench.data().metadata().unwrap();
+    let mut command = std::process::Command::new("unshare");
+    if nix::unistd::geteuid().is_root() {
+        let (user, group) = (format!("--reuid={}", owner.uid()), format!("--regid={}", owner.gid()));
+        command.args(["-pf", "setpriv", &user, &group, "--clear-groups", "sh", "-ec", script]);
+    } else {
+        command.args(["-rpf", "sh", "-ec", script]);
+    }
+    let hook = bench.command(&[]);
+    command.arg(bench.walden.program()).current_dir(bench.data());
+    command.envs(hook.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    run(&mut command)
+}
+
+#[test]
+fn an_agent_that_became_the_servers_child_leaves_and_never_keeps_the_server() {
+    let bench = Bench::local();
+    let names = bench.finish_all(12..18);
+    // The shell stands for a server that reaps orphans, and is only found out once one has become its child.
+    let script = format!(
+        "push() {{ \"$0\" -v wal push pg_wal/$1; mv pg_wal/archive_status/$1.ready pg_wal/archive_status/$1.done; }}
+         until_there() {{ i=0; until \"$0\" agent status > /dev/null 2>&1; do sleep 0.05; i=$((i+1)); [ $i -lt 400 ]; done; }}
+         until_gone() {{ i=0; while \"$0\" agent status > /dev/null 2>&1; do sleep 0.05; i=$((i+1)); [ $i -lt 400 ]; done; }}
+         push {0}
+         until_there
+         printf '1\\n%s\\n1700000000\\n' \"$PWD\" > postmaster.pid
+         until_gone
+         push {1}
+         sleep 11
+         push {2}
+         ! \"$0\" agent status > /dev/null 2>&1
+         rm postmaster.pid
+         push {3}
+         until_there
+         echo the server ends",
+        names[0], names[1], names[2], names[3]
+    );
+    let output = as_first_process(&bench, &script);
+    assert!(output.status.success(), "{}", describe(&output));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("the server ends"), "{}", describe(&output));
+    // With process 1 all others are gone, and what they pushed is there.
+    assert_eq!(bench.processes.agents(), []);
+    for name in &names[..4] {
+        bench.assert_stored(name);
+    }
+}
+
+#[test]
+fn an_agent_on_demand_goes_with_the_server() {
+    let bench = Bench::local();
+    let names = bench.finish_all(12..15);
+    let mut server = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+    fs::write(bench.data().join("postmaster.pid"), format!("{}\n/data\n1700000000\n", server.id())).unwrap();
+    bench.archive(&names[0]);
+    until("the agent", || bench.status().is_some());
+    server.kill().unwrap();
+    server.wait().unwrap();
+    // The file is still there: it was killed.
+    until("it to go", || bench.processes.agents().is_empty());
 }
 
 /// Where a clock that jumps comes from, if it is installed.

@@ -110,3 +110,63 @@ fn what_a_hook_gave_up_is_done_when_it_comes_again() {
     assert!(hooks.len() < 50);
     bench.assert_stored(&name);
 }
+
+/// An agent that is heard from and does not get done: its own request is never answered, and it has all the time.
+#[test]
+fn an_agent_that_never_gets_done_is_done_without() {
+    let mut bench = Bench::s3();
+    bench.walden.set("WALDEN_WAL_PUSH_DEADLINE", "16s");
+    let agent = bench.start_with(|command| {
+        command.env("WALDEN_WAL_PUSH_DEADLINE", "10m").env("WALDEN_STORE_REQUEST_TIMEOUT", "10m");
+    });
+    let names = bench.finish_all(12..14);
+    bench.store().inject(FaultRule::next(Fault::HangBefore, Method::PUT, 1).on(&names[0]));
+    let output = bench.archive(&names[0]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("what was then done without it") && said.contains("restart it"), "{said}");
+    // The next calls don't wait for it.
+    let requests = bench.store().requests().len();
+    let output = bench.archive(&bench.finish(14));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("did not get done a moment ago; done without it"), "{said}");
+    assert!(bench.store().requests().len() > requests);
+    // And it can still be asked what it does.
+    let status = bench.status().unwrap();
+    assert_eq!(
+        (status["pid"].as_i64(), status["push"]["in_flight"].as_i64()),
+        (Some(agent.pid().as_raw().into()), Some(1))
+    );
+}
+
+/// One that a hook started is replaced.
+#[test]
+fn an_agent_on_demand_that_never_gets_done_is_asked_to_leave() {
+    let mut bench = Bench::s3();
+    bench.walden.set("WALDEN_WAL_PUSH_DEADLINE", "16s");
+    let names = bench.finish_all(12..14);
+    let _agent = bench.start_with(|command| {
+        command
+            .arg("--on-demand")
+            .env("WALDEN_WAL_PUSH_DEADLINE", "10m")
+            .env("WALDEN_STORE_REQUEST_TIMEOUT", "10m");
+    });
+    bench.store().inject(FaultRule::next(Fault::HangBefore, Method::PUT, 1).on(&names[0]));
+    let output = bench.archive(&names[0]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("it was asked to leave"), "{said}");
+    until("it to leave", || bench.status().is_none_or(|status| status["leaving"] == true));
+}
+
+/// The time that a limit of the rate takes is not the hook's.
+#[test]
+fn a_low_rate_is_no_reason_to_give_up() {
+    let mut bench = Bench::s3();
+    bench.walden.set("WALDEN_WAL_PUSH_DEADLINE", "2s");
+    let _agent = bench.start_with(|command| {
+        command.env("WALDEN_WAL_PUSH_DEADLINE", "2m").args(["--max-rate", "100kB"]);
+    });
+    // Half a MiB of noise: it takes five seconds.
+    let name = bench.finish(12);
+    let output = bench.archive(&name);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("by the agent"), "{}", describe(&output));
+}

@@ -283,7 +283,7 @@ connections, and fetches the next segments while recovery replays the ones befor
 get` ask it first, and are done in a few milliseconds when it has the answer. Without an agent, or with one that does \
 not answer, they do the work themselves; nothing depends on it, and nothing is lost when it is killed.
 
-There is one agent for a data directory. The first push that finds more files waiting, and the first segment that a \
+There is one agent for a data directory, repository and server. The first push that finds more files waiting, and the first segment that a \
 recovery fetches, start one by themselves (unless WALDEN_AGENT is never or off); it is gone after a minute without \
 work. This verb runs one that stays, in the foreground, for a service manager or a sidecar container. It must run as \
 the account of the server, with the same settings and credentials as archive_command.";
@@ -299,8 +299,8 @@ pub(super) const AGENT_STATUS: &str = "\
 Show what the running agent does: what waits, how fast it is archived, how hard it compresses and why, what was fetched \
 ahead, and what failed.
 
-Exit code 26 when no agent runs for the data directory. That is no fault: agents that are started on demand are gone \
-when there is nothing to do.";
+Exit code 26 when no agent runs for the data directory, repository and server. That is no fault: agents that are started \
+on demand are gone when there is nothing to do.";
 
 pub(super) const AGENT_STATUS_EXAMPLES: &str = "\
 Examples:
@@ -311,7 +311,7 @@ pub(super) const AGENT_STOP: &str = "\
 End the running agent, however it was started, of whatever version it is. What it has begun is finished first; what waits \
 is archived by the next calls of PostgreSQL. A service manager may start it again: stop the service there.
 
-Exit code 26 when no agent runs for the data directory.";
+Exit code 26 when no agent runs for the data directory, repository and server.";
 
 pub(super) const AGENT_STOP_EXAMPLES: &str = "\
 Examples:

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use walden_core::{ErrorKind, ServerLayout};
-use walden_engine::agent::client::{self, GetAnswer, PushAnswer};
+use walden_engine::agent::client::{self, GetAnswer, PushAnswer, share_of_agent};
 use walden_engine::{
     Archiver, Context, DataDirectory, FetchOutcome, FetchReport, Fetcher, PushDamage, PushOutcome,
     PushReport, Taken, take_prefetched,
@@ -55,7 +55,7 @@ pub(super) fn push(session: &Session, path: &Path) -> Result<Exit, Failure> {
     let mut agent = data.as_ref().and_then(|data| HookAgent::find(session, data));
     let begun = session.elapsed();
     if let Some(agent) = &mut agent {
-        match client::push(agent.spool(), path, deadline) {
+        match client::push(agent.spool(), path, share_of_agent(deadline)) {
             PushAnswer::Done { report, ahead: true } => {
                 return Ok(pushed(session, &report, &By::agent("; by the agent, before it was asked for")));
             }
@@ -63,11 +63,11 @@ pub(super) fn push(session: &Session, path: &Path) -> Result<Exit, Failure> {
                 return Ok(pushed(session, &report, &By::agent("; by the agent")));
             }
             PushAnswer::Failed(failure) => return Err(failure.into()),
-            PushAnswer::Late => return Err(runtime::late(deadline)),
+            PushAnswer::Late { waited } => agent.is_late(waited),
             PushAnswer::DoItYourself(reason) => agent.sends_away(&reason),
         }
     }
-    let left = deadline.saturating_sub(session.elapsed().saturating_sub(begun));
+    let left = left_of(deadline, session.elapsed().saturating_sub(begun));
     let ctx = session.context_within(inner_deadline(left))?;
     let archiver = Archiver::new(ctx.clone())
         .with_level(session.effective.config.wal.compression_level.0)
@@ -75,6 +75,7 @@ pub(super) fn push(session: &Session, path: &Path) -> Result<Exit, Failure> {
     let report = runtime::run_hook(left, async { Ok(archiver.push(path, &current).await?) })?;
     let exit = pushed(session, &report, &By::hook(&ctx));
     if let Some(agent) = agent {
+        agent.tell_if_late();
         agent.start_if(|data| more_is_ready(data, &report.name));
     }
     Ok(exit)
@@ -138,12 +139,13 @@ pub(super) fn get(session: &Session, name: &str, destination: &Path) -> Result<E
     {
         return Ok(exit);
     }
-    let left = deadline.saturating_sub(session.elapsed().saturating_sub(begun));
+    let left = left_of(deadline, session.elapsed().saturating_sub(begun));
     let ctx = session.context_within(inner_deadline(left))?;
     let fetcher = Fetcher::new(ctx.clone());
     let report = runtime::run_hook(left, async { Ok(fetcher.fetch(name, destination, &current).await?) })?;
     let exit = got(session, &report, &By::hook(&ctx));
     if let Some(agent) = agent {
+        agent.tell_if_late();
         let segment = matches!(name.parse(), Ok(ArchiveFileName::Segment(_)));
         let recovery = destination.file_name().is_some_and(|name| name == RECOVERY_SEGMENT);
         agent.start_if(|_| segment && recovery && report.outcome == FetchOutcome::Fetched);
@@ -179,10 +181,13 @@ fn get_through(
         let report = FetchReport { schema: 1, name: name.to_string(), outcome, key, bytes };
         got(session, &report, &By::agent(how))
     };
-    match client::get(agent.spool(), &name.to_string(), &current.join(destination), deadline) {
+    match client::get(agent.spool(), &name.to_string(), &current.join(destination), share_of_agent(deadline)) {
         GetAnswer::Absent => Ok(Some(tell(FetchOutcome::Absent, 0, "; so the agent found"))),
         GetAnswer::Failed(failure) => Err(failure.into()),
-        GetAnswer::Late => Err(runtime::late(deadline)),
+        GetAnswer::Late { waited } => {
+            agent.is_late(waited);
+            Ok(None)
+        }
         GetAnswer::Ready(offered) => {
             match take_prefetched(&offered, &name.to_string(), destination, current)? {
                 Taken::Taken { bytes } => {
@@ -214,6 +219,12 @@ fn got(session: &Session, report: &FetchReport, by: &By) -> Exit {
         drop(session.printer.report(&session.with_counters(report, by.counters), |_| {}));
     }
     exit
+}
+
+/// What is left of a hook's time after the agent was asked for so long. What was kept for the hook itself is left in any
+/// case: with a limit of the rate the agent may take longer.
+fn left_of(deadline: Duration, asked_for: Duration) -> Duration {
+    deadline.saturating_sub(asked_for).max(deadline.saturating_sub(share_of_agent(deadline)))
 }
 
 /// How long the store may take of a hook's time.

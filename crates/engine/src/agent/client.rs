@@ -18,8 +18,8 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, get
 use walden_core::ErrorKind;
 
 use super::protocol::{
-    AgentFailure, Answer, Ask, Call, Farewell, Frame, FrameKind, GetAsk, ProtocolError, ReadyFile, Refusal,
-    bare_frame, build, frame,
+    AgentFailure, Answer, Ask, Beat, Call, Farewell, Frame, FrameKind, GetAsk, ProtocolError, ReadyFile,
+    Refusal, bare_frame, build, frame,
 };
 pub use super::spool::Spool;
 use super::status::AgentStatus;
@@ -27,6 +27,15 @@ use crate::archiver::{FileIdentity, PushReport};
 
 /// A hook that hears nothing for this long does the work itself. The agent is heard from every second.
 pub const SILENCE_MAX: Duration = Duration::from_secs(3);
+/// An agent with a limit of the rate has hooks wait longer by the time that the bytes take, but by no more than this.
+pub const AT_RATE_MAX: Duration = Duration::from_mins(15);
+
+/// What of a hook's deadline it waits for the agent: half of it. With the other half it does the work itself, should the
+/// agent be heard from and yet not get done.
+#[must_use]
+pub fn share_of_agent(deadline: Duration) -> Duration {
+    deadline / 2
+}
 
 /// Why the hook does the work itself.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -40,6 +49,9 @@ pub enum DoItYourself {
     /// It, or one before it, was silent for [`SILENCE_MAX`].
     #[error("the agent does not answer")]
     Silent,
+    /// It was at work for a hook for too long a moment ago, and the hook was done in no time.
+    #[error("the agent did not get done a moment ago")]
+    Late,
     /// It is of another build.
     #[error("the agent is of another build build={build} pid={pid}")]
     OtherBuild {
@@ -74,7 +86,10 @@ pub enum PushAnswer {
     /// The agent tried, and the hook would have met the same.
     Failed(AgentFailure),
     /// The deadline passed; the agent may still be at work on it.
-    Late,
+    Late {
+        /// How long it was waited for: the deadline, and what a limit of the rate adds.
+        waited: Duration,
+    },
     /// The hook does the work itself.
     DoItYourself(DoItYourself),
 }
@@ -89,12 +104,16 @@ pub enum GetAnswer {
     /// The agent tried, and the hook would have met the same.
     Failed(AgentFailure),
     /// The deadline passed.
-    Late,
+    Late {
+        /// How long it was waited for.
+        waited: Duration,
+    },
     /// The hook does the work itself.
     DoItYourself(DoItYourself),
 }
 
-/// Has the agent archive the file at `path`, absolute or relative to the current directory; waits for `deadline` at most.
+/// Has the agent archive the file at `path`, absolute or relative to the current directory; waits for `deadline` at most,
+/// and for up to [`AT_RATE_MAX`] more when the agent says that it keeps to a rate.
 #[must_use]
 pub fn push(spool: &Spool, path: &Path, deadline: Duration) -> PushAnswer {
     let Some(name) = name_in_pg_wal(spool, path) else {
@@ -113,13 +132,12 @@ pub fn push(spool: &Spool, path: &Path, deadline: Duration) -> PushAnswer {
         Ok(Answer::Failed(failure)) => PushAnswer::Failed(failure),
         Ok(Answer::DoItYourself { reason }) => PushAnswer::DoItYourself(DoItYourself::SentAway(reason)),
         Ok(_) => PushAnswer::DoItYourself(unfitting()),
-        Err(Unanswered::Late) => PushAnswer::Late,
+        Err(Unanswered::Late { waited }) => PushAnswer::Late { waited },
         Err(Unanswered::DoItYourself(reason)) => PushAnswer::DoItYourself(reason),
     }
 }
 
-/// Asks the agent for a file of the archive, which PostgreSQL wants at `destination`, absolute; waits for `deadline` at
-/// most.
+/// Asks the agent for a file of the archive, which PostgreSQL wants at `destination`, absolute; waits as [`push`] does.
 #[must_use]
 pub fn get(spool: &Spool, name: &str, destination: &Path, deadline: Duration) -> GetAnswer {
     let ask = Ask::Get(GetAsk { name: name.to_owned(), destination: destination.to_owned() });
@@ -132,7 +150,7 @@ pub fn get(spool: &Spool, name: &str, destination: &Path, deadline: Duration) ->
         Ok(Answer::Failed(failure)) => GetAnswer::Failed(failure),
         Ok(Answer::DoItYourself { reason }) => GetAnswer::DoItYourself(DoItYourself::SentAway(reason)),
         Ok(_) => GetAnswer::DoItYourself(unfitting()),
-        Err(Unanswered::Late) => GetAnswer::Late,
+        Err(Unanswered::Late { waited }) => GetAnswer::Late { waited },
         Err(Unanswered::DoItYourself(reason)) => GetAnswer::DoItYourself(reason),
     }
 }
@@ -146,7 +164,7 @@ pub fn status(spool: &Spool) -> Result<AgentStatus, DoItYourself> {
         Ok(Answer::Status(status)) => Ok(*status),
         Ok(Answer::DoItYourself { reason }) => Err(DoItYourself::SentAway(reason)),
         Ok(_) => Err(unfitting()),
-        Err(Unanswered::Late) => Err(DoItYourself::Silent),
+        Err(Unanswered::Late { .. }) => Err(DoItYourself::Silent),
         Err(Unanswered::DoItYourself(reason)) => Err(reason),
     }
 }
@@ -193,8 +211,15 @@ fn unfitting() -> DoItYourself {
     DoItYourself::Broken("it answers something else than what was asked".to_owned())
 }
 
+/// Takes down that the agent did not get done in time what the hook then did itself: hooks do without it for a while, and
+/// one that a hook started is asked to leave, so that another one takes its place. Tells whether it leaves.
+pub fn note_late(spool: &Spool) -> bool {
+    spool.note_late(now());
+    leave(spool).is_ok_and(|farewell| farewell.leaving)
+}
+
 enum Unanswered {
-    Late,
+    Late { waited: Duration },
     DoItYourself(DoItYourself),
 }
 
@@ -205,7 +230,11 @@ impl From<DoItYourself> for Unanswered {
 }
 
 fn call(spool: &Spool, ask: Ask, deadline: Duration) -> Result<Answer, Unanswered> {
-    let end = Instant::now() + deadline;
+    let begun = Instant::now();
+    let mut end = begun + deadline;
+    if !matches!(ask, Ask::Status) && spool.is_late(now()) {
+        return Err(DoItYourself::Late.into());
+    }
     let mut connection = Connection::open(spool)?;
     let call = Call { caller: spool.caller().clone(), ask };
     let bytes = frame(FrameKind::Call, build(), &call).map_err(|error| broken(&error))?;
@@ -213,13 +242,13 @@ fn call(spool: &Spool, ask: Ask, deadline: Duration) -> Result<Answer, Unanswere
         loop {
             let frame = connection.receive(end)?;
             match frame.kind {
-                FrameKind::Beat if frame.is_of(build()) => {}
+                FrameKind::Beat if frame.is_of(build()) => end = begun + deadline + at_rate(&frame),
                 _ => return Ok(frame),
             }
         }
     });
     let frame = match answered {
-        Err(_) if end <= Instant::now() => return Err(Unanswered::Late),
+        Err(_) if end <= Instant::now() => return Err(Unanswered::Late { waited: begun.elapsed() }),
         Err(ProtocolError::Io(error)) if is_timeout(&error) => {
             spool.note_silence(now());
             return Err(DoItYourself::Silent.into());
@@ -232,6 +261,12 @@ fn call(spool: &Spool, ask: Ask, deadline: Duration) -> Result<Answer, Unanswere
         FrameKind::Refused => Err(refused(spool, &frame).into()),
         kind => Err(DoItYourself::Broken(format!("a frame of an unexpected kind kind={kind:?}")).into()),
     }
+}
+
+/// What a limit of the rate adds to the deadline.
+fn at_rate(beat: &Frame) -> Duration {
+    let said = beat.parse::<Beat>().map_or(Duration::ZERO, |beat| Duration::from_millis(beat.at_rate_ms));
+    said.min(AT_RATE_MAX)
 }
 
 fn refused(spool: &Spool, frame: &Frame) -> DoItYourself {

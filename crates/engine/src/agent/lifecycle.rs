@@ -13,7 +13,7 @@ use walden_core::ErrorKind;
 
 use super::client;
 use super::protocol::DirectoryIdentity;
-use super::spool::{AgentLock, OpenSpool, Spool};
+use super::spool::{AgentLock, OpenSpool, ServerProcess, Spool};
 use crate::error::{EngineError, Result};
 
 /// An agent that was asked to leave may take so long until it is gone; twice what it takes to finish its work.
@@ -43,6 +43,46 @@ pub fn detach() -> io::Result<()> {
         let _ = nix::unistd::close(fd);
     }
     Ok(())
+}
+
+/// The server whose hook started the agent.
+#[derive(Debug)]
+pub(super) struct Starter {
+    spool: Spool,
+    /// `None` when no server ran when the agent started.
+    server: Option<ServerProcess>,
+}
+
+/// What an agent on demand finds when it looks for the server whose hook started it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It runs, or never ran.
+    Stay,
+    /// It has ended, and nothing more is asked for.
+    ServerGone,
+    /// The agent has become its child: the server is process 1 of its namespace, or was made to reap orphans. When the
+    /// agent is killed then, the server ends all its sessions.
+    Fostered,
+}
+
+impl Starter {
+    pub(super) fn of(spool: &Spool) -> Self {
+        Self { spool: spool.clone(), server: ServerProcess::of(spool.data_directory()) }
+    }
+
+    /// Looks at the server, and at whose child this process is.
+    pub(super) fn fate(&self) -> Fate {
+        let now = ServerProcess::of(self.spool.data_directory());
+        let parent = nix::unistd::getppid().as_raw();
+        if let Some(server) = now.as_ref().filter(|server| server.pid == parent) {
+            self.spool.note_fostered(server);
+            return Fate::Fostered;
+        }
+        match &self.server {
+            Some(server) if now.as_ref() != Some(server) || !server.lives() => Fate::ServerGone,
+            _ => Fate::Stay,
+        }
+    }
 }
 
 /// Says that the agent is to end. Cheap to clone.
@@ -142,8 +182,14 @@ impl Premises {
         let metadata = std::fs::symlink_metadata(&path).map_err(failed("look at"))?;
         let socket = DirectoryIdentity::of(&metadata);
         spool.end_silence();
+        spool.end_lateness();
         let premises = Self { spool: spool.clone(), lock, _directory: directory, socket, on_demand };
         Ok((premises, listener))
+    }
+
+    /// The server whose hook started the agent, if one did.
+    pub(super) fn starter(&self) -> Starter {
+        Starter::of(&self.spool)
     }
 
     /// Where it is.

@@ -45,7 +45,7 @@ pub use self::acks::{ACK_AGE_MAX, ACKS_MAX};
 use self::gets::Gets;
 pub use self::http::UNHEALTHY_AFTER_DEFAULT;
 pub use self::level::{CALM_STEPS, LevelFacts, LevelRange, LevelReason, LevelState};
-use self::lifecycle::{Leaving, Premises, take_place};
+use self::lifecycle::{Fate, Leaving, Premises, Starter, take_place};
 use self::metrics::PressureGauge;
 pub use self::push::AHEAD_FOR;
 use self::push::{Pusher, PusherSetup};
@@ -131,6 +131,10 @@ pub enum AgentEnd {
     Displaced,
     /// Another one was there already, and this one was started by a hook.
     NotNeeded,
+    /// A hook started it, and the hook's server has ended.
+    ServerGone,
+    /// A hook started it, and it became the server's child, which it must not be.
+    Fostered,
 }
 
 /// The life of an agent.
@@ -263,13 +267,13 @@ fn locate(ctx: &Context, options: &AgentOptions) -> Result<Spool> {
     located.map_err(|source| EngineError::local("look at", path, source))
 }
 
-/// How long a limit of the rate may hold up one push, when all that may be in flight is.
+/// How long a limit of the rate may hold up one call: all that may be in flight goes before it, or beside it.
 fn time_at_rate(ctx: &Context, options: &AgentOptions) -> Duration {
     let Some(limiter) = ctx.store.limiter() else { return Duration::ZERO };
     let size =
         options.data.control().map_or(walden_pg::WalSegmentSize::MAX, |control| control.wal_segment_size);
-    let bytes = size.bytes().saturating_mul(u64::from(options.limits.in_flight.get()) + 1);
-    Duration::from_secs(bytes / limiter.bytes_per_second())
+    let files = u64::from(options.limits.in_flight.get()) + u64::from(queue::PLACES_FOR_HOOKS);
+    Duration::from_secs(size.bytes().saturating_mul(files).div_ceil(limiter.bytes_per_second().get()))
 }
 
 /// Looks at the room that WAL has, and gives metrics to those who ask, for ever.
@@ -286,6 +290,7 @@ async fn tell(metrics: Option<http::HttpListener>, data: DataDirectory, status: 
 fn assemble(ctx: Context, options: &AgentOptions, spool: Spool, metrics: Option<SocketAddr>) -> Server {
     let counters: Arc<AgentCounters> = Arc::default();
     let leaving = Leaving::default();
+    let at_rate = time_at_rate(&ctx, options);
     let archiver = Archiver::new(ctx.clone()).with_data_directory(Some(options.data.clone()));
     let pusher = Pusher::new(PusherSetup {
         pipeline: Pipeline::new(archiver, with_places_for_hooks(options.limits)),
@@ -295,7 +300,7 @@ fn assemble(ctx: Context, options: &AgentOptions, spool: Spool, metrics: Option<
         clock: Arc::clone(&ctx.clock),
         counters: Arc::clone(&counters),
         // A file's history, the file itself, and looking at what is in its place.
-        push_deadline: ctx.store_deadline * 3 + Duration::from_mins(1) + time_at_rate(&ctx, options),
+        push_deadline: ctx.store_deadline * 3 + Duration::from_mins(1) + at_rate,
     });
     let (data, directory) = (options.data.clone(), spool.prefetch_directory());
     let gets = Arc::new(Gets::open(ctx.clone(), data, directory, options.prefetch_bytes));
@@ -314,7 +319,7 @@ fn assemble(ctx: Context, options: &AgentOptions, spool: Spool, metrics: Option<
         leaving: leaving.clone(),
     }));
     let (on_demand, calls) = (options.on_demand, Calls::begun_now());
-    Server(Arc::new(ServerParts { caller, on_demand, pusher, gets, counters, status, leaving, calls }))
+    Server(Arc::new(ServerParts { caller, on_demand, pusher, gets, counters, status, leaving, calls, at_rate }))
 }
 
 /// The queue keeps to the limit for what nobody waits for; the pipeline has room for what is waited for besides.
@@ -332,6 +337,7 @@ async fn stay(
 ) -> (AgentEnd, String) {
     let parts = &server.0;
     let mut stop = std::pin::pin!(stop);
+    let starter = options.on_demand.then(|| premises.starter());
     let mut look_around = tokio::time::interval(LOOK_AROUND);
     look_around.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -350,6 +356,11 @@ async fn stay(
             return (AgentEnd::Stopped, "a part of it broke off, which is a defect".to_owned());
         }
         let busy = parts.calls.is_open() || parts.pusher.is_busy() || parts.gets.is_busy();
+        match starter.as_ref().map_or(Fate::Stay, Starter::fate) {
+            Fate::Fostered => return (AgentEnd::Fostered, "it has become the server's child".to_owned()),
+            Fate::ServerGone if !busy => return (AgentEnd::ServerGone, "the server has ended".to_owned()),
+            Fate::ServerGone | Fate::Stay => {}
+        }
         if options.on_demand && !busy && parts.calls.idle_for() >= options.idle {
             return (AgentEnd::Idle, format!("nobody called for {} s", options.idle.as_secs()));
         }

@@ -42,7 +42,7 @@ pub enum FrameKind {
     /// An [`Answer`]; from the agent, once, last. Also answers [`FrameKind::Leave`] and [`FrameKind::Stop`], with a
     /// [`Farewell`].
     Answer,
-    /// No body: the agent is at work on the call.
+    /// The agent is at work on the call. A [`Beat`], or no body when there is nothing to say.
     Beat,
     /// A [`Refusal`]: the agent does not talk to this build.
     Refused,
@@ -348,6 +348,13 @@ pub enum Answer {
     },
     /// The status.
     Status(Box<AgentStatus>),
+}
+
+/// What a [`FrameKind::Beat`] says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Beat {
+    /// How long the agent's limit of the rate may hold up a call, in milliseconds: so much longer the hook waits.
+    pub at_rate_ms: u64,
 }
 
 /// An error that travels: everything that a hook prints and decides its exit code from.

@@ -14,7 +14,7 @@ use walden_core::ErrorKind;
 use super::gets::Gets;
 use super::lifecycle::Leaving;
 use super::protocol::{
-    Answer, Ask, Call, Caller, Farewell, Frame, FrameKind, HEAD_BYTES, Head, ProtocolError, Refusal,
+    Answer, Ask, Beat, Call, Caller, Farewell, Frame, FrameKind, HEAD_BYTES, Head, ProtocolError, Refusal,
     bare_frame, build, frame,
 };
 use super::push::Pusher;
@@ -41,6 +41,8 @@ pub(super) struct ServerParts {
     pub(super) status: StatusHandle,
     pub(super) leaving: Leaving,
     pub(super) calls: Calls,
+    /// How long a limit of the rate may hold up a call.
+    pub(super) at_rate: Duration,
 }
 
 /// The calls that are being answered, and when the last one was.
@@ -187,7 +189,10 @@ impl Server {
         work: impl Future<Output = Answer>,
     ) -> Result<Option<Answer>, ProtocolError> {
         let mut work = std::pin::pin!(work);
-        let mut beats = interval_at(Instant::now() + BEAT, BEAT);
+        let beat = self.beat()?;
+        // A hook must know at once how long it is to wait.
+        let first = if self.0.at_rate.is_zero() { BEAT } else { Duration::ZERO };
+        let mut beats = interval_at(Instant::now() + first, BEAT);
         let mut nothing = [0; 1];
         loop {
             tokio::select! {
@@ -195,9 +200,18 @@ impl Server {
                 answer = &mut work => return Ok(Some(answer)),
                 // A hook says nothing more; when it ends, the connection does.
                 _ = stream.read(&mut nothing) => return Ok(None),
-                _ = beats.tick() => write(stream, &bare_frame(FrameKind::Beat, build())).await?,
+                _ = beats.tick() => write(stream, &beat).await?,
             }
         }
+    }
+
+    fn beat(&self) -> Result<Vec<u8>, ProtocolError> {
+        let at_rate = self.0.at_rate;
+        if at_rate.is_zero() {
+            return Ok(bare_frame(FrameKind::Beat, build()));
+        }
+        let at_rate_ms = u64::try_from(at_rate.as_millis()).unwrap_or(u64::MAX);
+        frame(FrameKind::Beat, build(), &Beat { at_rate_ms })
     }
 
     /// An agent with other settings may be refused where the hook would not be: then the hook tries itself.

@@ -24,6 +24,8 @@ const PID_FILE_BYTES_MAX: u64 = 64 << 10;
 pub const START_PAUSE: Duration = Duration::from_secs(10);
 /// An agent that was silent is not asked again for this long.
 pub const SILENCE_REMEMBERED: Duration = Duration::from_secs(30);
+/// An agent that did not get done what a hook then did itself is not asked again for this long.
+pub const LATE_REMEMBERED: Duration = Duration::from_mins(1);
 
 /// The place of one agent: of one data directory, repository and server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,6 +110,10 @@ impl Spool {
         self.directory.join("silent")
     }
 
+    fn late_path(&self) -> PathBuf {
+        self.directory.join("late")
+    }
+
     /// Makes the directory if it is missing, for its owner alone.
     ///
     /// # Errors
@@ -146,7 +152,8 @@ impl Spool {
     ///
     /// Never where the postmaster is process 1, as in a container without an init: the agent would become its child when
     /// the hook ends, and a child of its that is killed has it end all sessions and recover (`HandleChildCrash` in
-    /// `src/backend/postmaster/postmaster.c`).
+    /// `src/backend/postmaster/postmaster.c`). Nor for a server whose child an agent became before: see
+    /// [`Self::note_fostered`].
     ///
     /// # Errors
     /// Of the operating system; whoever can't write here does without an agent.
@@ -154,9 +161,8 @@ impl Spool {
         if self.data_directory.metadata()?.uid() != nix::unistd::geteuid().as_raw() {
             return Ok(false);
         }
-        let server =
-            crate::fs::read_if_present(&self.data_directory.join("postmaster.pid"), PID_FILE_BYTES_MAX);
-        if server.is_ok_and(|file| file.is_some_and(|file| file.starts_with(b"1\n"))) {
+        let server = ServerProcess::of(&self.data_directory);
+        if server.is_some_and(|server| server.pid == 1 || self.was_fostered_by(&server)) {
             return Ok(false);
         }
         self.make()?;
@@ -176,20 +182,46 @@ impl Spool {
         Ok(true)
     }
 
+    /// Takes down that an agent became the child of this server, so that hooks of this server start no other.
+    pub fn note_fostered(&self, server: &ServerProcess) {
+        // Without it the next one ends as soon as it notices, like this one.
+        let _ = std::fs::write(self.fostered_path(), server.line());
+    }
+
+    fn was_fostered_by(&self, server: &ServerProcess) -> bool {
+        let noted = crate::fs::read_if_present(&self.fostered_path(), PID_FILE_BYTES_MAX).ok().flatten();
+        noted.is_some_and(|noted| noted == server.line().as_bytes())
+    }
+
+    fn fostered_path(&self) -> PathBuf {
+        self.directory.join("fostered")
+    }
+
     /// Whether the agent was found silent a moment ago.
     #[must_use]
     pub fn is_silent(&self, now: SystemTime) -> bool {
-        let marker = File::open(self.silence_path());
-        marker.and_then(|marker| is_recent(&marker, now, SILENCE_REMEMBERED)).unwrap_or(false)
+        is_marked(&self.silence_path(), now, SILENCE_REMEMBERED)
     }
 
     /// Has other hooks do without the agent for [`SILENCE_REMEMBERED`].
     pub fn note_silence(&self, now: SystemTime) {
-        let mut options = OpenOptions::new();
-        let options = options.write(true).create(true).truncate(false).mode(0o600).custom_flags(O_NOFOLLOW);
-        let marker = options.open(self.silence_path());
-        // Without it the next hook waits, too.
-        let _ = marker.and_then(|marker| marker.set_modified(now));
+        mark(&self.silence_path(), now);
+    }
+
+    /// Whether a hook had to do a moment ago what the agent did not get done.
+    #[must_use]
+    pub fn is_late(&self, now: SystemTime) -> bool {
+        is_marked(&self.late_path(), now, LATE_REMEMBERED)
+    }
+
+    /// Has other hooks do without the agent for [`LATE_REMEMBERED`].
+    pub fn note_late(&self, now: SystemTime) {
+        mark(&self.late_path(), now);
+    }
+
+    /// Has hooks ask again: another agent is there.
+    pub fn end_lateness(&self) {
+        let _ = std::fs::remove_file(self.late_path());
     }
 
     /// Has hooks ask again: the agent is well.
@@ -198,12 +230,57 @@ impl Spool {
     }
 }
 
+fn is_marked(path: &Path, now: SystemTime, pause: Duration) -> bool {
+    File::open(path).and_then(|marker| is_recent(&marker, now, pause)).unwrap_or(false)
+}
+
+fn mark(path: &Path, now: SystemTime) {
+    let mut options = OpenOptions::new();
+    let options = options.write(true).create(true).truncate(false).mode(0o600).custom_flags(O_NOFOLLOW);
+    // Without it the next hook waits, too.
+    let _ = options.open(path).and_then(|marker| marker.set_modified(now));
+}
+
 /// Whether a file was written to less than `pause` before or after `now`: a clock that was set back by more must not keep
 /// anybody waiting.
 fn is_recent(file: &File, now: SystemTime, pause: Duration) -> io::Result<bool> {
     let modified = file.metadata()?.modified()?;
     let age = now.duration_since(modified).or_else(|_| modified.duration_since(now));
     Ok(age.unwrap_or_default() < pause)
+}
+
+/// The running server of a data directory, as `postmaster.pid` tells it (`CreateLockFile` in
+/// `src/backend/utils/init/miscinit.c`): its process, and when it started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerProcess {
+    /// The postmaster's process, in the namespace of the server.
+    pub pid: i32,
+    started: String,
+}
+
+impl ServerProcess {
+    /// Reads the file; `None` when it is not there, or is not what it should be.
+    #[must_use]
+    pub fn of(data_directory: &Path) -> Option<Self> {
+        let path = data_directory.join("postmaster.pid");
+        let bytes = crate::fs::read_if_present(&path, PID_FILE_BYTES_MAX).ok().flatten()?;
+        let text = String::from_utf8(bytes).ok()?;
+        let mut lines = text.lines();
+        // A stand-alone backend has a negative number.
+        let pid = lines.next()?.trim().parse::<i32>().ok()?.checked_abs()?;
+        Some(Self { pid, started: lines.nth(1).unwrap_or_default().trim().to_owned() })
+    }
+
+    /// Whether there is a process of this number.
+    #[must_use]
+    pub fn lives(&self) -> bool {
+        let process = nix::unistd::Pid::from_raw(self.pid);
+        nix::sys::signal::kill(process, None) != Err(nix::errno::Errno::ESRCH)
+    }
+
+    fn line(&self) -> String {
+        format!("{} {}\n", self.pid, self.started)
+    }
 }
 
 /// The directory, held open, so that paths into it can't be led elsewhere.
@@ -346,6 +423,10 @@ pub(super) mod tests {
         assert!(spool.is_silent(at(39)) && !spool.is_silent(at(40)));
         spool.end_silence();
         assert!(!spool.is_silent(at(10)));
+        spool.note_late(at(10));
+        assert!(spool.is_late(at(69)) && !spool.is_late(at(70)) && !spool.is_silent(at(10)));
+        spool.end_lateness();
+        assert!(!spool.is_late(at(10)));
     }
 
     #[test]
@@ -355,8 +436,14 @@ pub(super) mod tests {
         let server = spool.data_directory().join("postmaster.pid");
         std::fs::write(&server, b"1\n/pgdata\n").unwrap();
         assert!(!spool.may_start(SystemTime::UNIX_EPOCH).unwrap());
-        std::fs::write(&server, b"17\n/pgdata\n").unwrap();
+        std::fs::write(&server, b"17\n/pgdata\n1700000000\n5432\n").unwrap();
         assert!(spool.may_start(SystemTime::UNIX_EPOCH).unwrap());
+        // A server that was made to reap orphans is known once one became its child, as long as it runs.
+        spool.note_fostered(&ServerProcess::of(spool.data_directory()).unwrap());
+        let later = SystemTime::UNIX_EPOCH + START_PAUSE;
+        assert!(!spool.may_start(later).unwrap());
+        std::fs::write(&server, b"17\n/pgdata\n1700000001\n5432\n").unwrap();
+        assert!(spool.may_start(later).unwrap());
     }
 
     #[test]
