@@ -7,6 +7,7 @@ use std::fmt;
 
 use walden_core::ErrorKind;
 
+use crate::remove::Removal;
 use crate::unseal::UnsealError;
 use crate::url::StoreUrl;
 
@@ -204,6 +205,15 @@ pub enum StoreError {
         #[source]
         source: std::io::Error,
     },
+    /// Removing many objects ended before all were dealt with.
+    #[error("removal stopped after removed={} kept={}", so_far.removed, so_far.kept.len())]
+    RemovalStopped {
+        /// What was done, to know; to repeat it does no harm.
+        so_far: Box<Removal>,
+        /// Why it ended.
+        #[source]
+        source: Box<StoreError>,
+    },
     /// A defect in Walden.
     #[error("internal error: {message}")]
     Internal {
@@ -235,6 +245,7 @@ impl StoreError {
             Self::Corrupt { .. } | Self::Size { .. } => ErrorKind::Corrupt,
             Self::Unsupported { .. } => ErrorKind::Unsupported,
             Self::LocalIo { .. } => ErrorKind::LocalIo,
+            Self::RemovalStopped { source, .. } => source.kind(),
             Self::Internal { .. } => ErrorKind::Internal,
         }
     }
@@ -263,6 +274,7 @@ impl StoreError {
             Self::LocalIo { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
                 Some("make room on the file system; nothing was left half-written")
             }
+            Self::RemovalStopped { source, .. } => source.hint(),
             Self::Url { .. }
             | Self::ObjectNotFound { .. }
             | Self::Unavailable { .. }

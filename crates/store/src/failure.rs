@@ -4,6 +4,7 @@ use object_store::client::HttpErrorKind;
 
 use crate::error::{Cause, HINT_FOREIGN_NOT_FOUND, Place, StoreError};
 use crate::http::{Trace, TraceState, chain};
+use crate::remove::is_locked;
 use crate::url::{Scheme, StoreUrl};
 
 /// What a failed try means.
@@ -39,6 +40,8 @@ pub(crate) struct Failure {
     pub(crate) ambiguous: bool,
     pub(crate) cause: Cause,
     pub(crate) hint: &'static str,
+    /// The store's words speak of a lock on the object.
+    pub(crate) locked: bool,
     /// Worth this many tries in all, although it is no failure that time would mend.
     pub(crate) tries_max: u32,
     /// For [`FailureClass::Local`].
@@ -65,7 +68,7 @@ const HINT_REDIRECT: &str = "redirects are not followed: set region and endpoint
 
 impl Failure {
     fn new(class: FailureClass, ambiguous: bool, cause: Cause) -> Self {
-        Self { class, ambiguous, cause, hint: HINT_CREDENTIALS, tries_max: 1, io: None }
+        Self { class, ambiguous, cause, hint: HINT_CREDENTIALS, locked: false, tries_max: 1, io: None }
     }
 
     /// A try that ran out of its time.
@@ -182,7 +185,7 @@ impl Failure {
         };
         // Who did not hear it from the store does not know what the store did.
         let ambiguous = status >= 500 || status == 408 || (status == 404 && class == Retry);
-        Self { hint, ..Self::new(class, ambiguous, cause(status, state)) }
+        Self { hint, locked: speaks_of_lock(state), ..Self::new(class, ambiguous, cause(status, state)) }
     }
 
     fn without_http(error: &object_store::Error) -> Self {
@@ -275,8 +278,14 @@ impl Failure {
 
 fn cause(status: u16, state: &TraceState) -> Cause {
     // Refusals of credentials quote the request and its signature: only their code is shown.
-    let detail = if matches!(status, 401 | 403) { None } else { state.message.clone() };
+    let detail =
+        if matches!(status, 401 | 403) && !speaks_of_lock(state) { None } else { state.message.clone() };
     Cause { status: Some(status), code: state.code.clone(), detail }
+}
+
+fn speaks_of_lock(state: &TraceState) -> bool {
+    let [code, message] = [&state.code, &state.message].map(|text| text.as_deref().unwrap_or_default());
+    !code.contains("Signature") && is_locked(code, message)
 }
 
 /// The operating system's error inside, when there is one.

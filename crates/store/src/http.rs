@@ -12,9 +12,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
-use http::header::{CONTENT_RANGE, RANGE};
+use http::header::{CONTENT_RANGE, DATE, RANGE};
 use http::{HeaderMap, Method, Uri};
 use http_body::{Body, Frame, SizeHint};
+use jiff::Timestamp;
 use object_store::ClientOptions;
 use object_store::client::{
     HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpResponseBody,
@@ -63,6 +64,8 @@ pub(crate) struct TraceState {
     pub(crate) redirected: bool,
     /// A request for data may have reached the store.
     pub(crate) sent: bool,
+    /// The time in the last answer.
+    pub(crate) date: Option<Timestamp>,
 }
 
 impl Trace {
@@ -159,6 +162,8 @@ fn operation(method: &Method, uri: &Uri) -> Operation {
     match *method {
         Method::PUT => Operation::Put,
         Method::GET if has("list-type") || has("restype") => Operation::List,
+        Method::GET if has("uploads") => Operation::List,
+        Method::GET if has("versioning") || has("object-lock") || has("lifecycle") => Operation::Other,
         Method::GET => Operation::Get,
         Method::HEAD => Operation::Head,
         Method::DELETE => Operation::Delete,
@@ -195,7 +200,11 @@ impl HttpService for CountingService {
                 // Azurite's answer to this can't be taken apart; the services say 416.
                 let behind_end =
                     range_start.zip(object_bytes(&response)).is_some_and(|(start, size)| size <= start);
-                trace(|state| state.behind_end = response.status() == 206 && behind_end);
+                let date = date(&response);
+                trace(|state| {
+                    state.behind_end = response.status() == 206 && behind_end;
+                    state.date = date;
+                });
                 self.answered(operation, response).await
             }
             Err(error) => {
@@ -253,6 +262,12 @@ fn range_start(headers: &HeaderMap) -> Option<u64> {
 /// The size of the whole object, as the answer to a request for a part tells it.
 fn object_bytes(response: &HttpResponse) -> Option<u64> {
     response.headers().get(CONTENT_RANGE)?.to_str().ok()?.rsplit('/').next()?.parse().ok()
+}
+
+/// The time that an answer carries.
+fn date(response: &HttpResponse) -> Option<Timestamp> {
+    let text = response.headers().get(DATE)?.to_str().ok()?;
+    jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text).ok()
 }
 
 /// As much of an error's body as arrives and fits.
@@ -377,6 +392,8 @@ mod tests {
         assert_eq!(of(Method::POST, "http://h/b?delete"), Operation::Delete);
         assert_eq!(of(Method::POST, "http://h/c?restype=container&comp=batch"), Operation::Delete);
         assert_eq!(of(Method::PUT, "http://h/b/k"), Operation::Put);
+        assert_eq!(of(Method::GET, "http://h/b?uploads&prefix=x"), Operation::List);
+        assert_eq!(of(Method::GET, "http://h/b?lifecycle"), Operation::Other);
     }
 
     #[test]

@@ -9,6 +9,9 @@
 //! - [`Sealer`] and [`Unsealer`] make and open sealed objects.
 //! - [`RetryBudget`] is the one deadline for an operation and its repetitions; [`Store::counters`] say what it cost.
 //! - [`RateLimiter`] holds everything that is moved to a number of bytes per second.
+//! - [`Store::delete_many`] removes, and names what a lock keeps.
+//! - [`Store::open_uploads`] finds what was begun and never finished; [`Store::bucket_settings`] what a bucket does by
+//!   itself; [`Store::now`] what time it is there.
 //! - [`Store::probe`] finds out what a store really does.
 //!
 //! What holds: nothing is overwritten but what is derived from the rest; nothing is reported as stored before the store has it durably; nothing is
@@ -38,10 +41,16 @@ mod probe;
 mod random;
 mod rate;
 mod read;
+mod remove;
+mod s3;
 mod seal;
+mod settings;
 mod store;
+mod time;
 mod unseal;
+mod uploads;
 mod url;
+mod xml;
 
 pub use budget::{BACKOFF_FIRST, BACKOFF_MAX, RetryBudget, TryLimits};
 pub use chunks::{CHUNK_BYTES, Chunk, ChunkPool, Reservation};
@@ -61,12 +70,17 @@ pub use probe::PROBE_PREFIX;
 pub use random::{random_number, seed_this_thread};
 pub use rate::RateLimiter;
 pub use read::{HeaderRead, ObjectReader};
+pub use remove::{KeptObject, KeptReason, Removal};
 pub use seal::{
     CompressionLevel, Contents, FrameExtent, HeaderFields, IdentityHash, SealError, SealTimes, SealedFrames,
     SealedObject, Sealer, seal_bytes,
+};
+pub use settings::{
+    BucketSettings, DefaultRetention, LifecycleRule, LockMode, ObjectLock, Shown, Transition, Versioning,
 };
 pub use store::Store;
 pub use unseal::{
     EXTENT_BYTES_MAX, Expected, UnsealError, Unsealed, Unsealer, open_extent, open_index, open_sealed,
 };
+pub use uploads::OpenUpload;
 pub use url::{PREFIX_BYTES_MAX, Scheme, StoreUrl};

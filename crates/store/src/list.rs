@@ -140,27 +140,6 @@ impl Store {
         Ok(level)
     }
 
-    /// Removes one object. One that is not there counts as removed.
-    ///
-    /// # Errors
-    /// What any request can give.
-    pub async fn delete(&self, key: &ObjectKey, budget: &RetryBudget) -> Result<(), StoreError> {
-        let path = self.path(key)?;
-        let call = Call { operation: Operation::Delete, action: "remove the object", key: key.as_str() };
-        let removed = self.repeat(call, 0, budget, || async {
-            let location = futures::stream::once(futures::future::ready(Ok(path.clone()))).boxed();
-            let mut results = self.objects.delete_stream(location);
-            while let Some(result) = results.next().await {
-                result?;
-            }
-            Ok(())
-        });
-        match removed.await {
-            Err(error) if error.is_object_not_found() => Ok(()),
-            result => result,
-        }
-    }
-
     fn listed(&self, meta: &ObjectMeta) -> Option<Listed> {
         let key = self.key_of(&meta.location)?;
         let modified = Timestamp::from_microsecond(meta.last_modified.timestamp_micros()).unwrap_or_default();

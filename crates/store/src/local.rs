@@ -15,6 +15,8 @@
 //! if the name is taken; where there are no hard links, `renameat2(RENAME_NOREPLACE)`. Nothing half-written is
 //! ever seen under a key, and an error on the way (a full disk) leaves nothing.
 
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, Write};
 use std::ops::Range;
@@ -22,7 +24,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, lch
 use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -112,14 +114,18 @@ impl LocalStore {
     }
 
     fn file(&self, location: &Path) -> Result<PathBuf> {
-        let reserved = location.parts().any(|part| part.as_ref().starts_with(STAGED));
-        if reserved || location.as_ref().is_empty() {
-            let path = location.to_string();
-            let source = object_store::path::Error::InvalidPath { path: PathBuf::from(path) };
-            return Err(Error::InvalidPath { source });
-        }
-        Ok(self.root.join(location.as_ref()))
+        file_of(&self.root, location)
     }
+}
+
+fn file_of(root: &FsPath, location: &Path) -> Result<PathBuf> {
+    let reserved = location.parts().any(|part| part.as_ref().starts_with(STAGED));
+    if reserved || location.as_ref().is_empty() {
+        let path = location.to_string();
+        let source = object_store::path::Error::InvalidPath { path: PathBuf::from(path) };
+        return Err(Error::InvalidPath { source });
+    }
+    Ok(root.join(location.as_ref()))
 }
 
 impl LocalStore {
@@ -135,6 +141,67 @@ impl LocalStore {
         });
         paced.boxed()
     }
+}
+
+impl LocalStore {
+    /// Staged files below `directory` whose writers are gone, with their paths relative to `root` and their times. How old
+    /// they are is judged by the file system's own clock.
+    pub(crate) fn staged_files(
+        root: &FsPath,
+        directory: &FsPath,
+    ) -> io::Result<Vec<(String, jiff::Timestamp)>> {
+        let now = fresh_file_time(root)?;
+        let (mut found, mut open) = (Vec::new(), vec![directory.to_path_buf()]);
+        while let Some(directory) = open.pop() {
+            let entries = match fs::read_dir(&directory) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                entries => entries?,
+            };
+            for entry in entries {
+                let entry = entry?;
+                let Ok(metadata) = entry.metadata() else { continue };
+                if metadata.is_dir() {
+                    open.push(entry.path());
+                } else if is_abandoned(&entry.file_name(), &metadata, now)
+                    && let Ok(path) = entry.path().strip_prefix(root)
+                    && let (Some(path), Ok(modified)) = (path.to_str(), metadata.modified())
+                {
+                    found.push((path.to_owned(), jiff::Timestamp::try_from(modified).unwrap_or_default()));
+                }
+            }
+        }
+        found.sort_unstable();
+        Ok(found)
+    }
+
+    /// Removes what [`Self::staged_files`] gave, if it still is such a file.
+    pub(crate) fn remove_staged(root: &FsPath, key: &str) -> io::Result<()> {
+        let path = root.join(key);
+        let now = fresh_file_time(root)?;
+        let metadata = match fs::symlink_metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            metadata => metadata?,
+        };
+        let inside =
+            !FsPath::new(key).components().any(|part| !matches!(part, std::path::Component::Normal(_)));
+        if !inside || !path.file_name().is_some_and(|name| is_abandoned(name, &metadata, now)) {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a file that a writer left behind"));
+        }
+        fs::remove_file(&path)?;
+        path.parent().map_or(Ok(()), sync_directory)
+    }
+}
+
+/// What time it is for the file system that holds `root`.
+fn fresh_file_time(root: &FsPath) -> io::Result<SystemTime> {
+    Staged::create(root, root)?.file.metadata()?.modified()
+}
+
+/// Is it a staged file that a writer, by its age, will not come back to?
+fn is_abandoned(name: &OsStr, metadata: &Metadata, now: SystemTime) -> bool {
+    let staged = metadata.is_file() && name.to_string_lossy().starts_with(STAGED);
+    let modified = metadata.modified();
+    staged && modified.is_ok_and(|at| now.duration_since(at).is_ok_and(|age| age > STAGED_AGE_MAX))
 }
 
 /// What a failed write means: that there is no repository, or what the system says.
@@ -240,7 +307,11 @@ impl Staged {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound && tries < DIRECTORY_TRIES => {
                     tries += 1;
-                    make_directories(root, directory)?;
+                    match make_directories(root, directory) {
+                        // A removal took a directory that had just been made: once more.
+                        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                        made => made?,
+                    }
                 }
                 Err(error) => return Err(error),
             }
@@ -280,11 +351,12 @@ fn remove_abandoned(directory: &FsPath, ours: &File) -> io::Result<()> {
     let now = ours.metadata()?.modified()?;
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
-        if !entry.file_name().to_string_lossy().starts_with(STAGED) {
+        let name = entry.file_name();
+        // Most entries are objects, which need no look at their times.
+        if !name.to_string_lossy().starts_with(STAGED) {
             continue;
         }
-        let Ok(modified) = entry.metadata().and_then(|metadata| metadata.modified()) else { continue };
-        if now.duration_since(modified).is_ok_and(|age| age > STAGED_AGE_MAX) {
+        if entry.metadata().is_ok_and(|metadata| is_abandoned(&name, &metadata, now)) {
             tracing::info!(path = %entry.path().display(), "removing a file that an interrupted writer left");
             let _ = fs::remove_file(entry.path());
         }
@@ -468,7 +540,7 @@ fn read_stream(file: File, range: Range<u64>) -> BoxStream<'static, Result<Bytes
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Entry {
     key: String,
-    size_and_tag: Option<(u64, String, std::time::SystemTime)>,
+    size_and_tag: Option<(u64, String, SystemTime)>,
 }
 
 impl Entry {
@@ -563,14 +635,48 @@ fn with_slash(prefix: Option<&Path>) -> String {
     }
 }
 
-fn delete(root: &FsPath, location: &Path, file: &FsPath) -> Result<()> {
-    fs::remove_file(file).map_err(|error| not_found(root, location.as_ref(), error))?;
-    // A prefix without objects is no prefix: empty directories go, as far up as they are empty.
-    for directory in file.ancestors().skip(1).take_while(|directory| *directory != root) {
+/// Removes files; one result for each, in their order. Then makes durable that they are gone: one fsync for each
+/// directory that stays.
+fn delete_batch(root: &FsPath, locations: Vec<Path>) -> Vec<Result<Path>> {
+    let mut changed = BTreeSet::new();
+    let mut results = Vec::with_capacity(locations.len());
+    for location in locations {
+        let removed = delete(root, &location, &mut changed);
+        results.push(removed.map(|()| location));
+    }
+    for directory in changed {
+        match sync_directory(&directory) {
+            // Another removal has taken the directory, and told its parent.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Ok(()) => {}
+            Err(error) => {
+                let below = |result: &Result<Path>| {
+                    result.as_ref().is_ok_and(|location| root.join(location.as_ref()).starts_with(&directory))
+                };
+                for result in results.iter_mut().filter(|result| below(result)) {
+                    *result = Err(generic(io::Error::new(error.kind(), error.to_string())));
+                }
+            }
+        }
+    }
+    results
+}
+
+/// Removes one file and the directories that are empty without it, and notes the directory that has changed.
+fn delete(root: &FsPath, location: &Path, changed: &mut BTreeSet<PathBuf>) -> Result<()> {
+    let file = file_of(root, location)?;
+    fs::remove_file(&file).map_err(|error| not_found(root, location.as_ref(), error))?;
+    // A prefix without objects is no prefix: empty directories go, as far up as they are empty. Should a writer be about
+    // to make a file there, it makes the directory anew.
+    let mut kept = file.parent();
+    while let Some(directory) = kept.filter(|directory| *directory != root) {
         if fs::remove_dir(directory).is_err() {
             break;
         }
+        changed.remove(directory);
+        kept = directory.parent();
     }
+    changed.extend(kept.map(FsPath::to_path_buf));
     Ok(())
 }
 
@@ -621,13 +727,16 @@ impl ObjectStore for LocalStore {
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
         let root = Arc::clone(&self.root);
         locations
-            .and_then(move |location| {
+            .try_chunks(crate::remove::LOCAL_KEYS_MAX)
+            .then(move |locations| {
                 let root = Arc::clone(&root);
                 async move {
-                    let file = Self { root: Arc::clone(&root), limiter: None }.file(&location)?;
-                    blocking(move || delete(&root, &location, &file).map(|()| location)).await
+                    let locations = locations.map_err(|error| error.1)?;
+                    let results = blocking(move || Ok(delete_batch(&root, locations))).await?;
+                    Ok::<_, Error>(futures::stream::iter(results))
                 }
             })
+            .try_flatten()
             .boxed()
     }
 

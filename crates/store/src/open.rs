@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::HeaderValue;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, Checksum, S3ConditionalPut};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
+use object_store::client::HttpConnector;
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::list::PaginatedListStore;
 use object_store::{
@@ -22,6 +23,8 @@ use crate::http::{CountingConnector, chain};
 use crate::local::LocalStore;
 use crate::paced::PacedClient;
 use crate::rate::RateLimiter;
+use crate::remove::{AZURE_KEYS_MAX, LOCAL_KEYS_MAX, RemovalMode, S3_KEYS_MAX};
+use crate::s3::{S3Objects, S3Requests};
 use crate::store::{Store, Transport};
 use crate::url::{Scheme, StoreUrl};
 
@@ -52,7 +55,8 @@ impl Store {
             Scheme::File => {
                 let directory = url.directory().unwrap_or_default();
                 let objects: Arc<dyn ObjectStore> = Arc::new(LocalStore::new(directory, limiter.clone()));
-                let client = Client { objects, pages: None, at: String::new() };
+                let removal = RemovalMode::Batches(LOCAL_KEYS_MAX);
+                let client = Client { objects, pages: None, at: String::new(), removal, bucket: None };
                 (client, Transport::Direct, Attributes::new())
             }
             Scheme::S3 => (setup.s3()?, Transport::Http, storage_class(config.s3.storage_class.as_deref())?),
@@ -63,9 +67,10 @@ impl Store {
                 (setup.gcs()?, Transport::Http, storage_class(config.gcs.storage_class.as_deref())?)
             }
         };
-        let Client { objects, pages, at } = client;
+        let Client { objects, pages, at, removal, bucket } = client;
         let store = Self::new(url.clone(), objects, transport, config.try_limits(), attributes, counters);
-        Ok(store.with_identity(&at).with_limiter(limiter).with_pages(pages))
+        let store = store.with_identity(&at).with_limiter(limiter).with_pages(pages);
+        Ok(store.with_removal(removal).with_bucket(bucket))
     }
 
     /// Makes the directory of a `file://` store if it is missing; does nothing for the others, whose buckets are
@@ -173,12 +178,27 @@ struct Client {
     pages: Option<Arc<dyn PaginatedListStore>>,
     /// Where it goes beyond what the URL says: the part of [`Store::identity`] after the URL.
     at: String,
+    removal: RemovalMode,
+    /// A way to ask an S3 bucket itself.
+    bucket: Option<Arc<S3Requests>>,
 }
 
 impl Client {
-    fn of<C: ObjectStore + PaginatedListStore>(client: C, at: String) -> Self {
+    fn of<C: ObjectStore + PaginatedListStore>(client: C, at: String, removal: RemovalMode) -> Self {
         let client = Arc::new(client);
-        Self { objects: Arc::clone(&client) as _, pages: Some(client), at }
+        Self { objects: Arc::clone(&client) as _, pages: Some(client), at, removal, bucket: None }
+    }
+}
+
+/// Where object_store will ask for the bucket that a builder describes, without a slash at the end.
+fn bucket_url(builder: &AmazonS3Builder, endpoint: Option<&str>, bucket: &str, region: &str) -> String {
+    let virtual_hosted = builder.get_config_value(&AmazonS3ConfigKey::VirtualHostedStyleRequest);
+    let virtual_hosted = virtual_hosted.is_some_and(|value| value == "true");
+    match (endpoint.map(|endpoint| endpoint.trim_end_matches('/')), virtual_hosted) {
+        (Some(endpoint), true) => endpoint.to_owned(),
+        (Some(endpoint), false) => format!("{endpoint}/{bucket}"),
+        (None, true) => format!("https://{bucket}.s3.{region}.amazonaws.com"),
+        (None, false) => format!("https://s3.{region}.amazonaws.com/{bucket}"),
     }
 }
 
@@ -309,16 +329,51 @@ impl Setup<'_> {
         let express = builder.get_config_value(&AmazonS3ConfigKey::S3Express);
         let directory_bucket =
             self.bucket().ends_with("--x-s3") || express.is_some_and(|express| express == "true");
+        let is_set = |key| builder.get_config_value(&key).is_some_and(|value| value == "true");
+        let (sign, sign_payload, request_payer, singly) = (
+            !is_set(AmazonS3ConfigKey::SkipSignature),
+            !is_set(AmazonS3ConfigKey::UnsignedPayload),
+            is_set(AmazonS3ConfigKey::RequestPayer),
+            is_set(AmazonS3ConfigKey::DisableBulkDelete),
+        );
+        let region =
+            builder.get_config_value(&AmazonS3ConfigKey::Region).unwrap_or_else(|| "us-east-1".to_owned());
+        let at_url = builder
+            .get_config_value(&AmazonS3ConfigKey::S3Endpoint)
+            .or_else(|| builder.get_config_value(&AmazonS3ConfigKey::Endpoint));
+        let bucket_url = bucket_url(&builder, at_url.as_deref(), self.bucket(), &region);
+        let (options, connector) = (self.client_options(allow_http)?, self.connector(allow_http)?);
+        let http = connector.connect(&options).map_err(|error| client_error("S3", &error))?;
         let client = builder
             .with_bucket_name(self.bucket())
             .with_conditional_put(S3ConditionalPut::ETagMatch)
-            .with_client_options(self.client_options(allow_http)?)
+            .with_client_options(options)
             .with_retry(no_retries())
-            .with_http_connector(self.connector(allow_http)?)
+            .with_http_connector(connector)
             .build();
-        let client = Client::of(client.map_err(|error| client_error("S3", &error))?, at);
-        // Directory buckets list in any order, and from the beginning.
-        Ok(if directory_bucket { Client { pages: None, ..client } } else { client })
+        let objects = Arc::new(client.map_err(|error| client_error("S3", &error))?);
+        if directory_bucket {
+            // They list in any order and from the beginning, and want credentials of a session.
+            let removal = RemovalMode::SideBySide;
+            return Ok(Client { objects, pages: None, at, removal, bucket: None });
+        }
+        let pages: Arc<dyn PaginatedListStore> = Arc::clone(&objects) as _;
+        let requests = Arc::new(S3Requests {
+            client: http,
+            objects: Arc::clone(&objects),
+            bucket_url,
+            region,
+            sign,
+            sign_payload,
+            request_payer,
+        });
+        let bucket = Some(Arc::clone(&requests));
+        Ok(if singly {
+            Client { objects, pages: Some(pages), at, removal: RemovalMode::SideBySide, bucket }
+        } else {
+            let removal = RemovalMode::Batches(S3_KEYS_MAX);
+            Client { objects: Arc::new(S3Objects(requests)), pages: Some(pages), at, removal, bucket }
+        })
     }
 
     /// Decides between the bucket in the path and in the host name.
@@ -473,7 +528,11 @@ impl Setup<'_> {
             .with_retry(no_retries())
             .with_http_connector(self.connector(allow_http)?)
             .build();
-        Ok(Client::of(client.map_err(|error| client_error("Azure", &error))?, at))
+        Ok(Client::of(
+            client.map_err(|error| client_error("Azure", &error))?,
+            at,
+            RemovalMode::Batches(AZURE_KEYS_MAX),
+        ))
     }
 
     /// The client's settings up to where it goes, and the endpoint.
@@ -514,7 +573,7 @@ impl Setup<'_> {
             .with_retry(no_retries())
             .with_http_connector(self.connector(allow_http)?)
             .build();
-        Ok(Client::of(client.map_err(|error| client_error("GCS", &error))?, at))
+        Ok(Client::of(client.map_err(|error| client_error("GCS", &error))?, at, RemovalMode::SideBySide))
     }
 
     /// A key may name an endpoint of its own, as those of emulators do.

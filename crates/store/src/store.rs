@@ -16,6 +16,8 @@ use crate::error::StoreError;
 use crate::failure::Failure;
 use crate::http::{TRACE, Trace};
 use crate::rate::RateLimiter;
+use crate::remove::RemovalMode;
+use crate::s3::S3Requests;
 use crate::url::StoreUrl;
 
 /// Verified object I/O on one repository. Clones are cheap and share connections and counters.
@@ -28,6 +30,9 @@ pub struct Store {
     create: ConditionalCreate,
     identity: Arc<str>,
     limiter: Option<RateLimiter>,
+    removal: RemovalMode,
+    /// A way to ask an S3 bucket itself.
+    pub(crate) bucket: Option<Arc<S3Requests>>,
 }
 
 impl std::fmt::Debug for Store {
@@ -83,7 +88,9 @@ impl Store {
         let prefix = Path::parse(url.prefix()).unwrap_or_default();
         let identity = url.to_string().into();
         let shared = Arc::new(Shared { url, prefix, transport, limits, attributes, counters });
-        Self { objects, pages: None, shared, create: ConditionalCreate::Enforced, identity, limiter: None }
+        let create = ConditionalCreate::Enforced;
+        let removal = RemovalMode::SideBySide;
+        Self { objects, pages: None, shared, create, identity, limiter: None, removal, bucket: None }
     }
 
     /// The same store with a way to list one page at a time.
@@ -99,6 +106,25 @@ impl Store {
     /// The same store, knowing the limit that its client keeps to.
     pub(crate) fn with_limiter(self, limiter: Option<RateLimiter>) -> Self {
         Self { limiter, ..self }
+    }
+
+    /// The same store, knowing how its removals are made.
+    pub(crate) fn with_removal(self, removal: RemovalMode) -> Self {
+        Self { removal, ..self }
+    }
+
+    /// The same store with a way to ask the bucket itself.
+    pub(crate) fn with_bucket(self, bucket: Option<Arc<S3Requests>>) -> Self {
+        Self { bucket, ..self }
+    }
+
+    /// Does an HTTP client of ours see every answer?
+    pub(crate) fn is_over_http(&self) -> bool {
+        self.shared.transport == Transport::Http
+    }
+
+    pub(crate) fn removal_mode(&self) -> RemovalMode {
+        self.removal
     }
 
     /// The limit of the rate at which it sends and receives, when it has one.
