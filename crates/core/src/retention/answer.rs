@@ -344,6 +344,8 @@ pub struct RetentionPlan {
     pub schema: u32,
     /// The server.
     pub server: ServerName,
+    /// The incarnation that is archived now.
+    pub current: Incarnation,
     /// The moment that the plan is for.
     pub at: Timestamp,
     /// The policy.

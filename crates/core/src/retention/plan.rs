@@ -111,6 +111,7 @@ pub(super) fn decide(
     Ok(RetentionPlan {
         schema: 1,
         server: inventory.server.clone(),
+        current: inventory.current,
         at: now,
         policy: policy.clone(),
         asked: asked.to_vec(),

@@ -1,0 +1,1 @@
+//! Runs over stores in memory.
