@@ -37,6 +37,9 @@ pub struct RestoredMarker {
     /// Directories that replay may take for tablespaces it creates although something is in them: absolute paths.
     #[serde(default)]
     pub allowed_tablespaces: Vec<String>,
+    /// It is a drill's: replay may create no tablespace at all, because nothing outside of the drill is written to.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub drill: bool,
 }
 
 /// Which kind of recovery the server in a data directory is told to do, by its signal files.

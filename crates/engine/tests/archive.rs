@@ -182,6 +182,7 @@ async fn adopting_for_one_server_lifts_no_other_ban() {
         backup: walden_core::BackupId::new(jiff::Timestamp::UNIX_EPOCH, 0),
         restored_at: jiff::Timestamp::UNIX_EPOCH,
         allowed_tablespaces: Vec::new(),
+        drill: false,
     };
     std::fs::write(bench.data.path().join(RESTORED_MARKER), serde_json::to_vec(&marker).unwrap()).unwrap();
     let copy = Context { server: "copy".parse().unwrap(), ..bench.ctx.clone() };
@@ -272,6 +273,7 @@ async fn a_restored_copy_is_kept_out_of_its_source_and_only_there() {
         backup: walden_core::BackupId::new(jiff::Timestamp::UNIX_EPOCH, 0),
         restored_at: jiff::Timestamp::UNIX_EPOCH,
         allowed_tablespaces: Vec::new(),
+        drill: false,
     };
     let path = bench.data.path().join(RESTORED_MARKER);
     std::fs::write(&path, serde_json::to_vec(&marker).unwrap()).unwrap();

@@ -102,6 +102,7 @@ fn request(session: &Session, arguments: &RestoreArgs) -> Result<RestoreRequest,
             ArchiveModeArg::Preserve => ArchiveMode::Preserve,
             ArchiveModeArg::Off => ArchiveMode::Off,
         },
+        drill: false,
         start,
     })
 }

@@ -28,6 +28,8 @@ const RECORD_BYTES_MAX: u32 = 4096;
 pub(super) struct ReplayGuard {
     pgdata: PathBuf,
     allowed: Vec<PathBuf>,
+    /// Nothing outside of the copy may be taken.
+    strict: bool,
     segment_size: WalSegmentSize,
 }
 
@@ -50,6 +52,7 @@ impl ReplayGuard {
         Ok(marker.map(|marker| Self {
             pgdata: data.path().to_owned(),
             allowed: marker.allowed_tablespaces.into_iter().map(PathBuf::from).collect(),
+            strict: marker.drill,
             segment_size,
         }))
     }
@@ -123,6 +126,19 @@ impl ReplayGuard {
         // A relative one lies in the data directory itself.
         if !path.is_absolute() || self.allowed.contains(path) {
             return Ok(());
+        }
+        if self.strict && !path.starts_with(&self.pgdata) {
+            let message = format!(
+                "replay would take a directory outside of the drill: CREATE TABLESPACE in this WAL segment={segment} \
+                 path={} oid={} lsn={}",
+                path.display(),
+                created.oid,
+                created.lsn
+            );
+            return Err(EngineError::failed(ErrorKind::Unsupported, message).with_hint(
+                "the tablespace is younger than the backup: take a backup, whose tablespaces a drill gives places of \
+                 its own",
+            ));
         }
         let why = match std::fs::read_dir(path).and_then(|mut entries| entries.next().transpose()) {
             // PostgreSQL itself wants a directory that is there and empty.

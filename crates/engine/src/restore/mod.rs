@@ -39,6 +39,9 @@ pub use report::{
     RestoreReport, RestoredLink, RestoredOwner, RestoredTablespace, ServerState, StartReport, StopCheck,
     StopOutcome,
 };
+pub(crate) use owner::{Owner, user_name};
+pub(crate) use start::{Process, Programs, Server, find_programs};
+
 pub use request::{ArchiveMode, RestoreRequest, START_TIMEOUT, StartOptions, TablespaceMapping};
 
 use crate::context::Context;
@@ -96,7 +99,7 @@ pub async fn execute_until(
 }
 
 /// Text that a person can paste into a shell as one word.
-fn shell_word(text: &str) -> String {
+pub(crate) fn shell_word(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:,@%".contains(c);
     if !text.is_empty() && text.chars().all(plain) {
         return text.to_owned();
@@ -110,6 +113,6 @@ fn shell_path(path: &std::path::Path) -> String {
 }
 
 /// The log of a server started in this data directory.
-fn log_of(pgdata: &std::path::Path) -> PathBuf {
+pub(crate) fn log_of(pgdata: &std::path::Path) -> PathBuf {
     pgdata.join(START_LOG)
 }

@@ -8,9 +8,9 @@ use super::report::RestoredOwner;
 
 /// The user and the group that every restored file is given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Owner {
-    pub(super) uid: Uid,
-    pub(super) gid: Gid,
+pub(crate) struct Owner {
+    pub(crate) uid: Uid,
+    pub(crate) gid: Gid,
 }
 
 /// Decides who owns what root restores; `None` for any other user, whose files are its own.
@@ -61,7 +61,7 @@ fn by_parent(place: &Place) -> Option<Owner> {
 }
 
 /// The name that a process of this owner would have, for `sudo -u` and for the role to ask as.
-pub(super) fn user_name(owner: Option<Owner>) -> Option<String> {
+pub(crate) fn user_name(owner: Option<Owner>) -> Option<String> {
     let uid = owner.map_or_else(geteuid, |owner| owner.uid);
     User::from_uid(uid).ok().flatten().map(|user| user.name)
 }

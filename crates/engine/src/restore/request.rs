@@ -27,6 +27,8 @@ pub struct RestoreRequest {
     pub settings: Vec<Setting>,
     /// Whether the restored server archives.
     pub archive_mode: ArchiveMode,
+    /// The copy is a drill's, and nothing outside of its directories may be written: replay may create no tablespace.
+    pub drill: bool,
     /// Starts the server and waits for the target.
     pub start: Option<StartOptions>,
 }

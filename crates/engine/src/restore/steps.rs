@@ -281,6 +281,7 @@ impl<'a> Restore<'a> {
                 .iter()
                 .map(|path| path.to_string_lossy().into_owned())
                 .collect(),
+            drill: self.request.drill,
         };
         tree.write_file(RESTORED_MARKER.as_bytes(), &json(&marker)?, modes.file)?;
         tree.write_file(RECOVERY_SIGNAL, b"", modes.file)

@@ -111,7 +111,7 @@ fn bench() -> Bench {
     for name in ["pg_wal", "pg_tblspc"] {
         std::fs::create_dir_all(pgdata.join(name)).unwrap();
     }
-    Bench { top, guard: ReplayGuard { pgdata, allowed: Vec::new(), segment_size: SIZE } }
+    Bench { top, guard: ReplayGuard { pgdata, allowed: Vec::new(), strict: false, segment_size: SIZE } }
 }
 
 impl Bench {
@@ -178,6 +178,18 @@ fn whatever_nobody_uses_is_left_to_replay() {
         bench.check(creates(&bench.space(name))).unwrap();
     }
     bench.check(creates(Path::new(""))).unwrap();
+    bench.check(creates(Path::new("pg_tblspc/16500"))).unwrap();
+}
+
+#[test]
+fn a_drill_takes_no_directory_outside_of_itself_however_empty() {
+    let mut bench = bench();
+    bench.guard.strict = true;
+    for name in ["absent", "live"] {
+        let error = bench.check(creates(&bench.space(name))).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.to_string().contains("outside of the drill"), "{error}");
+    }
     bench.check(creates(Path::new("pg_tblspc/16500"))).unwrap();
 }
 

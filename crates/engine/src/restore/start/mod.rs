@@ -5,6 +5,7 @@
 
 mod log;
 mod observe;
+mod process;
 mod programs;
 mod verdict;
 
@@ -12,7 +13,7 @@ use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -21,7 +22,8 @@ use walden_pg::{ArchiveFileName, ClusterState, Lsn, TimelineHistory, TimelineId}
 
 use self::log::{Log, PORT_TAKEN, explain};
 use self::observe::{Answer, PidFile, Questioner};
-pub(super) use self::programs::{Programs, find_programs};
+pub(crate) use self::process::Process;
+pub(crate) use self::programs::{Programs, find_programs};
 use self::verdict::{Planned, Seen, judge};
 use super::owner::{Owner, user_name};
 use super::report::{ServerState, StartReport};
@@ -39,13 +41,21 @@ use crate::progress::Unit;
 const LOOK_PAUSE: Duration = Duration::from_millis(200);
 
 /// A restored server to be started.
-pub(super) struct Server<'a> {
-    pub(super) ctx: &'a Context,
-    pub(super) plan: &'a RecoveryPlan,
-    pub(super) options: &'a StartOptions,
-    pub(super) programs: &'a Programs,
-    pub(super) pgdata: &'a Path,
-    pub(super) owner: Option<Owner>,
+pub(crate) struct Server<'a> {
+    pub(crate) ctx: &'a Context,
+    pub(crate) plan: &'a RecoveryPlan,
+    pub(crate) options: &'a StartOptions,
+    pub(crate) programs: &'a Programs,
+    pub(crate) pgdata: &'a Path,
+    pub(crate) owner: Option<Owner>,
+}
+
+/// A server that was started, with what was seen of it up to now.
+pub(crate) struct Started {
+    /// Its process.
+    pub(crate) process: Process,
+    log: Log,
+    at: Instant,
 }
 
 /// What one look at the server found.
@@ -65,8 +75,27 @@ impl Server<'_> {
     /// Of kind `postgres` when it ends instead, with its last words and what they mean, or takes too long; of kind
     /// `local_io` when it can't be started.
     pub(super) async fn start_and_wait(&self) -> Result<StartReport> {
+        let started = self.start()?;
+        self.wait_for_target(started).await
+    }
+
+    /// Starts the server and waits for nothing.
+    ///
+    /// # Errors
+    /// Of kind `local_io` when it can't be started.
+    pub(crate) fn start(&self) -> Result<Started> {
         let path = log_of(self.pgdata);
-        let mut log = Log::follow(&path);
+        let log = Log::follow(&path);
+        Ok(Started { at: Instant::now(), process: self.spawn(&path)?, log })
+    }
+
+    /// Waits until the server has met its target.
+    ///
+    /// # Errors
+    /// As [`Self::start_and_wait`].
+    pub(crate) async fn wait_for_target(&self, started: Started) -> Result<StartReport> {
+        let path = log_of(self.pgdata);
+        let Started { process, mut log, at: started } = started;
         let mut users: Vec<String> = self.options.user.iter().cloned().collect();
         if users.is_empty() {
             users.extend(user_name(self.owner));
@@ -74,15 +103,11 @@ impl Server<'_> {
             users.dedup();
         }
         let mut questioner = Questioner::new(self.plan.incarnation.major, users);
-        let started = Instant::now();
-        let mut child = self.spawn(&path)?;
-        let pid = child.id();
+        let pid = process.id();
         self.ctx.progress.begin("replaying WAL", Unit::Count, self.plan.segments.count);
-        let outcome = self.wait(&mut child, &mut log, &mut questioner, started).await;
+        let outcome = self.wait(&process, &mut log, &mut questioner, started).await;
         self.ctx.progress.end();
         let ended = matches!(outcome, Ok((ServerState::ShutDown, _)));
-        // Whoever started a process must take note of its end.
-        std::thread::spawn(move || child.wait());
         let (state, answer) = outcome?;
         let pid_file = PidFile::read(self.pgdata).filter(|file| !ended && file.pid == pid);
         let (port, socket_directory) =
@@ -120,7 +145,7 @@ impl Server<'_> {
         })
     }
 
-    fn spawn(&self, log: &Path) -> Result<Child> {
+    fn spawn(&self, log: &Path) -> Result<Process> {
         let failed = |source| EngineError::local("open", log, source);
         // The owner of the directory may be another user: nobody's link is followed.
         let flags = nix::libc::O_NOFOLLOW;
@@ -161,7 +186,8 @@ impl Server<'_> {
                 command.env_remove(name);
             }
         }
-        command.spawn().map_err(|source| EngineError::local("start", &program, source))
+        let child = command.spawn().map_err(|source| EngineError::local("start", &program, source))?;
+        Ok(Process::watch(child))
     }
 
     /// What the command line says: it holds until the server is restarted.
@@ -190,7 +216,7 @@ impl Server<'_> {
 
     async fn wait(
         &self,
-        child: &mut Child,
+        process: &Process,
         log: &mut Log,
         questioner: &mut Questioner,
         started: Instant,
@@ -198,8 +224,7 @@ impl Server<'_> {
         let mut told = 0;
         loop {
             // The end is looked for first, so that the log is read after the last line was written.
-            let ended =
-                child.try_wait().map_err(|source| EngineError::local("wait for", self.pgdata, source))?;
+            let ended = process.ended();
             log.read();
             let segments = log.restored_segments.min(self.plan.segments.count);
             self.ctx.progress.advance(segments.saturating_sub(told));
@@ -207,7 +232,7 @@ impl Server<'_> {
             let mut answer = None;
             let look = match ended {
                 Some(status) => Look::Ended(status),
-                None => self.look(child.id(), log, questioner, &mut answer).await,
+                None => self.look(process.id(), log, questioner, &mut answer).await,
             };
             match look {
                 Look::Reached(state) => return Ok((state, answer)),
@@ -215,7 +240,7 @@ impl Server<'_> {
                 Look::Recovering => {}
             }
             if started.elapsed() >= self.options.timeout {
-                return Err(self.too_long(log, child.id()));
+                return Err(self.too_long(log, process.id()));
             }
             tokio::time::sleep(LOOK_PAUSE).await;
         }

@@ -11,9 +11,19 @@ use crate::restore::request::StartOptions;
 
 /// The programs of one PostgreSQL installation.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::restore) struct Programs {
+pub(crate) struct Programs {
     /// Where they are.
-    pub(in crate::restore) directory: PathBuf,
+    pub(crate) directory: PathBuf,
+}
+
+impl Programs {
+    /// What `postgres --version` says, without the program's name.
+    pub(crate) fn version(&self) -> Option<String> {
+        let output = Command::new(self.directory.join("postgres")).arg("--version").output().ok()?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        let version = said.trim().trim_start_matches("postgres (PostgreSQL) ");
+        (!version.is_empty()).then(|| version.to_owned())
+    }
 }
 
 /// Looks for the programs of this major: where the options say, in PATH, and where distributions put them. `None`
@@ -21,7 +31,7 @@ pub(in crate::restore) struct Programs {
 ///
 /// # Errors
 /// Of kind `config` when a start was asked for and they are not there.
-pub(in crate::restore) fn find_programs(
+pub(crate) fn find_programs(
     major: PgMajor,
     start: Option<&StartOptions>,
 ) -> Result<Option<Programs>> {

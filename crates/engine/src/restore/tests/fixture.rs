@@ -349,6 +349,7 @@ impl Fixture {
             restore_command: "walden wal get %f %p".into(),
             settings: Vec::new(),
             archive_mode: ArchiveMode::Preserve,
+            drill: false,
             start: None,
         }
     }

@@ -107,6 +107,7 @@ impl Bench {
             backup: "20261120T103905Z-7f3a".parse().unwrap(),
             restored_at: "2026-11-20T10:00:00Z".parse().unwrap(),
             allowed_tablespaces: Vec::new(),
+            drill: false,
         };
         let json = serde_json::to_vec(&marker).unwrap();
         std::fs::write(self.data.path().join(RESTORED_MARKER), json).unwrap();
