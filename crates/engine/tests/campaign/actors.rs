@@ -1,0 +1,229 @@
+//! What each actor does.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use walden_core::ErrorKind;
+use walden_engine::backup::{BackupRequest, BackupRunner};
+use walden_engine::{
+    Archiver, DataDirectory, FetchOutcome, Fetcher, RebuildRequest, find_incarnation, index_rebuild,
+    load_overview, load_snapshot, window,
+};
+use walden_pg::SegmentName;
+use walden_store::CompressionLevel;
+use walden_testkit::simulation::ActorId;
+
+use crate::postgres::{FakePostgres, make_data_directory};
+use crate::wal::{SIZE, Server, WalFile};
+use crate::world::{Dice, Host, World};
+
+/// A file that fails this often is left to the end, when nothing fails any more.
+const PUSHES_MAX: u32 = 6;
+
+/// What is left of an archiver's work when it crashes: the files that are marked as done.
+#[derive(Debug, Clone)]
+pub(crate) struct Archiving {
+    pub(crate) name: &'static str,
+    pub(crate) actor: ActorId,
+    pub(crate) host: Host,
+    pub(crate) server: &'static Server,
+    done: Arc<AtomicUsize>,
+}
+
+/// How a file's pushes ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pushed {
+    Acked,
+    Conflict,
+    NotYet,
+}
+
+impl Archiving {
+    pub(crate) fn new(world: &World, name: &'static str, server: &'static Server) -> Self {
+        let host = world.host(name, Some(server));
+        Self { name, actor: world.actor(), host, server, done: Arc::default() }
+    }
+
+    /// Pushes what is left, one file after the other, as PostgreSQL does: nothing before what failed.
+    pub(crate) async fn push_all(&self, world: &World) {
+        let mut dice = world.dice(self.actor);
+        while let Some(file) = self.server.files.get(self.done.load(Ordering::Relaxed)) {
+            match self.push(world, file, &mut dice).await {
+                Pushed::Acked => drop(self.done.fetch_add(1, Ordering::Relaxed)),
+                Pushed::Conflict | Pushed::NotYet => return,
+            }
+            if dice.percent(20) {
+                tokio::time::sleep(dice.millis(5000)).await;
+            }
+            if world.cast.clocks_jump != 0 && dice.percent(10) {
+                let most = usize::try_from(world.cast.clocks_jump).unwrap();
+                self.host
+                    .clock
+                    .set_off_by(i64::try_from(dice.below(2 * most)).unwrap() - world.cast.clocks_jump);
+            }
+        }
+    }
+
+    async fn push(&self, world: &World, file: &'static WalFile, dice: &mut Dice) -> Pushed {
+        let archiver = Archiver::new(world.context(&self.host, self.actor));
+        world.model.offer(&file.name, &file.bytes);
+        let path = Path::new("pg_wal").join(&file.name);
+        for _ in 0..PUSHES_MAX {
+            match archiver.push(&path, &self.host.data).await {
+                Ok(report) => {
+                    world.stage.note(self.actor, &format!("acked {} {:?}", file.name, report.outcome));
+                    world.model.ack(&file.name, &file.bytes);
+                    return Pushed::Acked;
+                }
+                Err(error) if error.kind() == ErrorKind::Conflict => {
+                    world.stage.note(self.actor, &format!("{error}"));
+                    world.model.conflict(&file.name, &file.bytes);
+                    return Pushed::Conflict;
+                }
+                Err(error) => world.stage.note(self.actor, &format!("push {}: {error}", file.name)),
+            }
+            tokio::time::sleep(Duration::from_secs(1) + dice.millis(1000)).await;
+        }
+        Pushed::NotYet
+    }
+
+    /// With nothing going wrong any more every file must get in, or meet another one of its name.
+    pub(crate) async fn finish(&self, world: &World) {
+        let mut dice = world.dice(self.actor);
+        while let Some(file) = self.server.files.get(self.done.load(Ordering::Relaxed)) {
+            match self.push(world, file, &mut dice).await {
+                Pushed::Acked => drop(self.done.fetch_add(1, Ordering::Relaxed)),
+                Pushed::Conflict => return,
+                Pushed::NotYet => {
+                    return world.model.broken(format!(
+                        "{} can't archive although nothing fails name={}",
+                        self.name, file.name
+                    ));
+                }
+            }
+        }
+    }
+}
+
+/// Fetches files, and compares with what was promised before it asked.
+pub(crate) async fn fetch_some(world: &World, host: &Host, actor: ActorId) {
+    let mut dice = world.dice(actor);
+    let names: Vec<&'static str> = (world.servers().iter())
+        .flat_map(|(_, server)| server.files.iter().map(|file| file.name.as_str()))
+        .chain(["0000000100000000000000EE", "00000007.history"])
+        .collect();
+    for _ in 0..8 {
+        let name = *dice.of(&names);
+        fetch_one(world, host, actor, name).await;
+        tokio::time::sleep(dice.millis(3000)).await;
+    }
+}
+
+/// Fetches one file; returns whether it is there, and nothing when that is not known.
+pub(crate) async fn fetch_one(world: &World, host: &Host, actor: ActorId, name: &str) -> Option<bool> {
+    let before = world.model.acked(name);
+    let destination = Path::new("pg_wal/RECOVERYXLOG");
+    let whole = host.data.join(destination);
+    let _ = std::fs::remove_file(&whole);
+    let fetched = Fetcher::new(world.context(host, actor)).fetch(name, destination, &host.data).await;
+    let still = world.model.acked(name);
+    match fetched {
+        Err(error) => {
+            world.stage.note(actor, &format!("get {name}: {error}"));
+            if whole.exists() {
+                world.model.broken(format!("a failed get left a file name={name}"));
+            }
+            None
+        }
+        Ok(report) if report.outcome == FetchOutcome::Absent => {
+            world.stage.note(actor, &format!("get {name}: absent"));
+            if before.is_some() && still.is_some() {
+                world.model.broken(format!("an acknowledged file was called absent name={name}"));
+            }
+            Some(false)
+        }
+        Ok(_) => {
+            world.stage.note(actor, &format!("got {name}"));
+            let bytes = std::fs::read(&whole).unwrap();
+            if before.or(still).is_some_and(|acked| acked != bytes) {
+                world.model.broken(format!("other bytes than acknowledged came back name={name}"));
+            }
+            if !world.model.was_offered(name, &bytes) {
+                world.model.broken(format!("bytes that nobody pushed came back name={name}"));
+            }
+            Some(true)
+        }
+    }
+}
+
+/// Takes a backup, once.
+pub(crate) async fn back_up(world: &World, host: &Host, actor: ActorId) {
+    let mut dice = world.dice(actor);
+    let servers = world.servers();
+    // A clone's own WAL may never get in.
+    let (_, server) = dice.of(&servers);
+    let slot = dice.of(&server.slots).clone();
+    let stop = *dice.of(&slot.stops);
+    make_data_directory(&host.data, Some(&slot));
+    tokio::time::sleep(dice.millis(20_000)).await;
+    let ctx = world.context(host, actor);
+    let request = BackupRequest {
+        jobs: 1,
+        level: CompressionLevel::DEFAULT,
+        wal_timeout: Duration::from_secs(60),
+        ..BackupRequest::default()
+    };
+    let postgres = FakePostgres::new(&host.data, slot, stop);
+    let runner = BackupRunner::new(&ctx, request).unwrap();
+    match runner.run(postgres, std::future::pending()).await {
+        Ok(report) => {
+            world.stage.note(actor, &format!("backup {} is committed", report.backup.id));
+            world.model.committed(report.backup);
+        }
+        Err(error) => world.stage.note(actor, &format!("backup: {error}")),
+    }
+}
+
+/// Reads the catalog, and makes rollups.
+pub(crate) async fn read_catalog(world: &World, host: &Host, actor: ActorId) {
+    let mut dice = world.dice(actor);
+    let ctx = world.context(host, actor);
+    for _ in 0..4 {
+        tokio::time::sleep(dice.millis(5000)).await;
+        let data = DataDirectory::open(&host.data).unwrap();
+        let record = match find_incarnation(&ctx, Some(&data)).await {
+            Ok(record) => record,
+            Err(error) => {
+                world.stage.note(actor, &format!("catalog: {error}"));
+                continue;
+            }
+        };
+        let acked = world.model.all_acked();
+        let read = match dice.below(4) {
+            0 => load_snapshot(&ctx, &record).await.map(|snapshot| {
+                for stray in &snapshot.strays {
+                    world.model.broken(format!("the catalog finds a stray {stray:?}"));
+                }
+                for name in acked.keys().filter(|_| world.cast.faults.stale_list == 0) {
+                    let segment = name.parse::<SegmentName>().ok().and_then(|name| name.id(SIZE).ok());
+                    if segment.is_some_and(|segment| !snapshot.has_segment(segment))
+                        && world.model.acked(name).is_some()
+                    {
+                        world.model.broken(format!("the catalog lacks an acknowledged segment name={name}"));
+                    }
+                }
+            }),
+            1 => load_overview(&ctx, &record).await.map(drop),
+            2 => window(&ctx, &record).await.map(drop),
+            _ => {
+                let request = RebuildRequest { timeline: None, all: dice.percent(50) };
+                index_rebuild(&ctx, &record, request).await.map(drop)
+            }
+        };
+        if let Err(error) = read {
+            world.stage.note(actor, &format!("catalog: {error}"));
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! The campaign of faults: many small worlds, each decided by one number.
+//!
+//! In each world servers archive, others fetch, backups are taken and catalogs read, all at once and by the real code of
+//! the engine, over a store that fails, loses answers, is slow, and forgets nothing that it said it had. Actors crash
+//! between any two requests. Then nothing fails any more, and everything that was promised must be there.
+//!
+//! `WALDEN_FAULT_SEEDS` says how many worlds (or `from..to` which), `WALDEN_FAULT_SEED` shows a single one.
+
+#![expect(clippy::unwrap_used, reason = "a test that can't go on ends loudly")]
+
+mod actors;
+mod model;
+mod oracle;
+mod postgres;
+mod run;
+mod wal;
+mod world;
+
+use std::ops::Range;
+
+use self::run::{Outcome, run};
+use self::world::Cast;
+
+/// Worlds in the default tests.
+const SEEDS: u64 = 400;
+
+fn seeds() -> Range<u64> {
+    let asked = std::env::var("WALDEN_FAULT_SEEDS").unwrap_or_default();
+    if let Some((from, to)) = asked.split_once("..") {
+        return from.parse().unwrap()..to.parse().unwrap();
+    }
+    0..asked.parse().unwrap_or(SEEDS)
+}
+
+#[test]
+fn no_promise_is_broken_whatever_fails() {
+    if let Ok(seed) = std::env::var("WALDEN_FAULT_SEED") {
+        let seed = seed.parse().unwrap();
+        let outcome = run(seed, Cast::of(seed));
+        panic!("{}", outcome.describe());
+    }
+    let outcomes = run::many(seeds());
+    let failed: Vec<&Outcome> = outcomes.iter().filter(|outcome| !outcome.violations.is_empty()).collect();
+    if let Some(first) = failed.first() {
+        let shown = run::smallest(first);
+        let numbers: Vec<u64> = failed.iter().map(|outcome| outcome.seed).collect();
+        panic!(
+            "{} of {} worlds broke a promise: {numbers:?}\n{}",
+            failed.len(),
+            outcomes.len(),
+            shown.describe()
+        );
+    }
+}
+
+#[test]
+fn the_same_number_makes_the_same_world() {
+    for seed in [3, 17, 58] {
+        let [one, other] = [(); 2].map(|()| run(seed, Cast::of(seed)));
+        assert_eq!(run::comparable(&one), run::comparable(&other), "seed {seed}");
+    }
+}
