@@ -1,5 +1,6 @@
 //! What each actor does.
 
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,8 +9,8 @@ use std::time::Duration;
 use walden_core::ErrorKind;
 use walden_engine::backup::{BackupRequest, BackupRunner};
 use walden_engine::{
-    Archiver, DataDirectory, FetchOutcome, Fetcher, RebuildRequest, find_incarnation, index_rebuild,
-    load_overview, load_snapshot, window,
+    Archiver, DataDirectory, EngineError, FetchOutcome, Fetcher, Pipeline, PipelineLimits, PushReport,
+    RebuildRequest, find_incarnation, index_rebuild, load_overview, load_snapshot, window,
 };
 use walden_pg::SegmentName;
 use walden_store::CompressionLevel;
@@ -17,7 +18,7 @@ use walden_testkit::simulation::ActorId;
 
 use crate::postgres::{FakePostgres, make_data_directory};
 use crate::wal::{SIZE, Server, WalFile};
-use crate::world::{Dice, Host, World};
+use crate::world::{Broken, Dice, Host, World};
 
 /// A file that fails this often is left to the end, when nothing fails any more.
 const PUSHES_MAX: u32 = 6;
@@ -49,6 +50,9 @@ impl Archiving {
     /// Pushes what is left, one file after the other, as PostgreSQL does: nothing before what failed.
     pub(crate) async fn push_all(&self, world: &World) {
         let mut dice = world.dice(self.actor);
+        if world.cast.pipelines {
+            return self.push_ahead(world, &mut dice).await;
+        }
         while let Some(file) = self.server.files.get(self.done.load(Ordering::Relaxed)) {
             match self.push(world, file, &mut dice).await {
                 Pushed::Acked => drop(self.done.fetch_add(1, Ordering::Relaxed)),
@@ -66,23 +70,74 @@ impl Archiving {
         }
     }
 
+    /// Pushes several files at once, as a resident agent does.
+    async fn push_ahead(&self, world: &World, dice: &mut Dice) {
+        let limits = PipelineLimits {
+            memory_bytes: 16 << 20,
+            sealers: NonZeroU32::MIN,
+            in_flight: NonZeroU32::new(3).unwrap(),
+        };
+        let pipeline = Pipeline::new(Archiver::new(world.context(&self.host, self.actor)), limits);
+        let data = DataDirectory::open(&self.host.data).unwrap();
+        for _ in 0..3 * PUSHES_MAX {
+            let done = self.done.load(Ordering::Relaxed);
+            let ahead: Vec<&WalFile> = self.server.files.iter().skip(done).take(1 + dice.below(4)).collect();
+            let pushes = ahead.iter().map(|file| {
+                let (pipeline, data) = (&pipeline, &data);
+                async move {
+                    world.model.offer(&file.name, &file.bytes);
+                    let path = self.host.data.join("pg_wal").join(&file.name);
+                    let pushed = pipeline.push(&path, data, CompressionLevel::DEFAULT).await;
+                    self.judge(world, file, pushed.map(|pushed| pushed.report))
+                }
+            });
+            let ended = futures::future::join_all(pushes).await;
+            let acked = ended.iter().take_while(|ended| **ended == Pushed::Acked).count();
+            self.done.store(done + acked, Ordering::Relaxed);
+            if ended.get(acked) == Some(&Pushed::Conflict) || ahead.is_empty() {
+                break;
+            }
+            tokio::time::sleep(dice.millis(2000)).await;
+        }
+        pipeline.settle().await;
+    }
+
+    fn judge(
+        &self,
+        world: &World,
+        file: &'static WalFile,
+        pushed: Result<PushReport, EngineError>,
+    ) -> Pushed {
+        match pushed {
+            Ok(report) => {
+                world.stage.note(self.actor, &format!("acked {} {:?}", file.name, report.outcome));
+                world.model.ack(&file.name, &file.bytes);
+                Pushed::Acked
+            }
+            Err(error) if error.kind() == ErrorKind::Conflict => {
+                world.stage.note(self.actor, &format!("{error}"));
+                world.model.conflict(&file.name, &file.bytes);
+                Pushed::Conflict
+            }
+            Err(error) => {
+                world.stage.note(self.actor, &format!("push {}: {error}", file.name));
+                if world.cast.broken == Some(Broken::FalseAck) && error.kind() == ErrorKind::Unavailable {
+                    world.model.ack(&file.name, &file.bytes);
+                    return Pushed::Acked;
+                }
+                Pushed::NotYet
+            }
+        }
+    }
+
     async fn push(&self, world: &World, file: &'static WalFile, dice: &mut Dice) -> Pushed {
         let archiver = Archiver::new(world.context(&self.host, self.actor));
         world.model.offer(&file.name, &file.bytes);
         let path = Path::new("pg_wal").join(&file.name);
         for _ in 0..PUSHES_MAX {
-            match archiver.push(&path, &self.host.data).await {
-                Ok(report) => {
-                    world.stage.note(self.actor, &format!("acked {} {:?}", file.name, report.outcome));
-                    world.model.ack(&file.name, &file.bytes);
-                    return Pushed::Acked;
-                }
-                Err(error) if error.kind() == ErrorKind::Conflict => {
-                    world.stage.note(self.actor, &format!("{error}"));
-                    world.model.conflict(&file.name, &file.bytes);
-                    return Pushed::Conflict;
-                }
-                Err(error) => world.stage.note(self.actor, &format!("push {}: {error}", file.name)),
+            match self.judge(world, file, archiver.push(&path, &self.host.data).await) {
+                Pushed::NotYet => {}
+                ended => return ended,
             }
             tokio::time::sleep(Duration::from_secs(1) + dice.millis(1000)).await;
         }

@@ -19,7 +19,8 @@ mod world;
 use std::ops::Range;
 
 use self::run::{Outcome, run};
-use self::world::Cast;
+use self::world::{Broken, Cast};
+use walden_testkit::simulation::{ConditionalPuts, Defect, Faults};
 
 /// Worlds in the default tests.
 const SEEDS: u64 = 400;
@@ -59,4 +60,49 @@ fn the_same_number_makes_the_same_world() {
         let [one, other] = [(); 2].map(|()| run(seed, Cast::of(seed)));
         assert_eq!(run::comparable(&one), run::comparable(&other), "seed {seed}");
     }
+}
+
+/// Runs worlds in which something is broken until that is noticed.
+fn notices(broken: Broken, expected: &str, change: impl Fn(&mut Cast)) {
+    for seed in 0..300 {
+        let mut cast = Cast::of(seed);
+        (cast.broken, cast.conditional) = (Some(broken), ConditionalPuts::Enforced);
+        change(&mut cast);
+        let outcome = run(seed, cast);
+        if outcome.violations.iter().any(|violation| violation.contains(expected)) {
+            return;
+        }
+    }
+    panic!("{broken:?} was not noticed: {expected}");
+}
+
+#[test]
+fn the_campaign_notices_that_an_acknowledged_object_is_gone() {
+    notices(Broken::Store(Defect::LosesObjects), "an acknowledged file was called absent", |_| {});
+}
+
+#[test]
+fn the_campaign_notices_that_an_acknowledged_object_is_damaged() {
+    notices(Broken::Store(Defect::DamagesObjects), "an acknowledged file can't be fetched", |_| {});
+}
+
+#[test]
+fn the_campaign_notices_that_a_failure_is_called_an_absence() {
+    notices(Broken::Store(Defect::CallsFailuresAbsent), "an acknowledged file was called absent", |cast| {
+        (cast.faults, cast.getters) = (Faults { error_before: 100, ..Faults::NONE }, 2);
+    });
+}
+
+#[test]
+fn the_campaign_notices_an_overwritten_object() {
+    notices(Broken::Overwrites, "an object was overwritten", |cast| {
+        (cast.primary, cast.clone) = (true, true)
+    });
+}
+
+#[test]
+fn the_campaign_notices_a_false_acknowledgement() {
+    notices(Broken::FalseAck, "an acknowledged file was called absent", |cast| {
+        cast.faults = Faults { error_before: 600, ..Faults::NONE };
+    });
 }

@@ -5,11 +5,11 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use walden_testkit::simulation::Faults;
+use walden_testkit::simulation::{ConditionalPuts, Faults};
 
 use crate::actors::{Archiving, back_up, fetch_some, read_catalog};
 use crate::oracle::inquire;
-use crate::world::{Cast, World};
+use crate::world::{Broken, Cast, World};
 
 /// What came of one world.
 #[derive(Debug, Clone)]
@@ -78,6 +78,11 @@ pub(crate) fn run(seed: u64, cast: Cast) -> Outcome {
 
 async fn act(world: &Arc<World>) {
     world.initialize().await;
+    match world.cast.broken {
+        Some(Broken::Store(defect)) => world.stage.has(defect),
+        Some(Broken::Overwrites) => world.stage.set_conditional(ConditionalPuts::Ignored),
+        Some(Broken::FalseAck) | None => {}
+    }
     let servers = world.servers();
     let archiving: Vec<Archiving> =
         servers.iter().map(|(name, server)| Archiving::new(world, name, server)).collect();
@@ -151,7 +156,8 @@ pub(crate) fn many(seeds: Range<u64>) -> Vec<Outcome> {
 /// The same seed with as few actors and faults as still break a promise.
 pub(crate) fn smallest(outcome: &Outcome) -> Outcome {
     let mut smallest = outcome.clone();
-    let smaller: [fn(&mut Cast); 14] = [
+    let smaller: [fn(&mut Cast); 15] = [
+        |cast| cast.pipelines = false,
         |cast| cast.inits = 1,
         |cast| cast.getters = 0,
         |cast| cast.backups = cast.backups.min(1),

@@ -1,7 +1,11 @@
 //! The WAL of a small world: one server, what it becomes when it is promoted, and a clone of it that goes its own way.
 
 use std::collections::BTreeMap;
-use std::sync::OnceLock;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::time::Duration;
+
+use tempfile::TempDir;
 
 use walden_core::Incarnation;
 use walden_pg::{ControlFile, Lsn, PgTimestamp, SegmentName, TimelineId, WalSegmentSize};
@@ -233,4 +237,55 @@ fn promote(before: Author) -> Server {
 pub(crate) fn wal() -> &'static Wal {
     static WAL: OnceLock<Wal> = OnceLock::new();
     WAL.get_or_init(make)
+}
+
+/// The files of all servers, written once for all worlds that run at the same time.
+pub(crate) struct Pool(TempDir);
+
+impl Pool {
+    /// The pool, made if nobody has it.
+    pub(crate) fn obtain() -> Arc<Self> {
+        static POOL: Mutex<Weak<Pool>> = Mutex::new(Weak::new());
+        let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pool) = pool.upgrade() {
+            return pool;
+        }
+        let made = Arc::new(Self(temporary_directory()));
+        let wal = wal();
+        for (name, server) in [("primary", &wal.primary), ("promoted", &wal.promoted), ("clone", &wal.clone)]
+        {
+            std::fs::create_dir(made.0.path().join(name)).unwrap();
+            for file in &server.files {
+                std::fs::write(made.path(name, file), &file.bytes).unwrap();
+            }
+        }
+        // A pipeline waits for the stamps of fresh files, by the system's clock.
+        std::thread::sleep(Duration::from_millis(50));
+        *pool = Arc::downgrade(&made);
+        made
+    }
+
+    fn path(&self, name: &str, file: &WalFile) -> PathBuf {
+        self.0.path().join(name).join(&file.name)
+    }
+
+    /// Puts links to the files of a server into a directory.
+    pub(crate) fn link(&self, server: &Server, directory: &Path) {
+        let wal = wal();
+        let name = [("primary", &wal.primary), ("promoted", &wal.promoted), ("clone", &wal.clone)]
+            .into_iter()
+            .find(|(_, known)| std::ptr::eq(*known, server))
+            .unwrap()
+            .0;
+        for file in &server.files {
+            std::os::unix::fs::symlink(self.path(name, file), directory.join(&file.name)).unwrap();
+        }
+    }
+}
+
+/// A directory that needs no disk, where there is one.
+pub(crate) fn temporary_directory() -> TempDir {
+    let memory = Path::new("/dev/shm");
+    let made = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+    made.unwrap()
 }

@@ -9,11 +9,13 @@ use tempfile::TempDir;
 use walden_engine::{Context, DataDirectory, InitRequest, NoProgress, init};
 use walden_store::{Store, StoreUrl, TryLimits};
 use walden_testkit::fault::SplitMix64;
-use walden_testkit::simulation::{ActorId, ActorStore, ConditionalPuts, Faults, SimulatedClock, Stage};
+use walden_testkit::simulation::{
+    ActorId, ActorStore, ConditionalPuts, Defect, Faults, SimulatedClock, Stage,
+};
 
 use crate::model::Model;
 use crate::postgres::make_data_directory;
-use crate::wal::{Server, wal};
+use crate::wal::{Pool, Server, temporary_directory, wal};
 
 /// Lives of an actor that can end in a crash; the next one can't.
 const LIVES_MAX: u32 = 3;
@@ -60,11 +62,26 @@ pub(crate) struct Cast {
     pub(crate) promoted: bool,
     pub(crate) twin: bool,
     pub(crate) clone: bool,
+    /// Whether servers archive several files at once, as a resident agent does.
+    pub(crate) pipelines: bool,
     pub(crate) getters: usize,
     pub(crate) backups: usize,
     pub(crate) catalog: bool,
     /// How far the clocks of hosts jump, in milliseconds.
     pub(crate) clocks_jump: i64,
+    /// What is broken on purpose, so that it must be noticed.
+    pub(crate) broken: Option<Broken>,
+}
+
+/// What breaks promises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Broken {
+    /// The store.
+    Store(Defect),
+    /// The store overwrites although it was found to refuse that.
+    Overwrites,
+    /// A server that takes a failed push for an acknowledgement.
+    FalseAck,
 }
 
 impl Cast {
@@ -110,15 +127,17 @@ impl Cast {
         Self {
             faults,
             conditional,
-            inits: 1 + dice.below(2),
+            // Of two that write at once one may lose its object, where the store overwrites.
+            inits: if enforced { 1 + dice.below(2) } else { 1 },
             primary: servers != 1,
             promoted: servers != 0,
             twin: dice.percent(40),
-            // Whose object survives is not promised where the store overwrites.
             clone: enforced && dice.percent(40),
+            pipelines: dice.percent(50),
             getters: dice.below(3),
             backups: dice.below(3),
             catalog: dice.percent(40),
+            broken: None,
             clocks_jump: if dice.percent(30) { 3_600_000 } else { 0 },
         }
     }
@@ -140,21 +159,20 @@ pub(crate) struct World {
     pub(crate) stage: Stage,
     pub(crate) model: Model,
     directory: TempDir,
+    pool: Arc<Pool>,
     actors: AtomicUsize,
 }
 
 impl World {
     pub(crate) fn new(seed: u64, cast: Cast) -> Arc<Self> {
-        // Without a disk below, flushing costs nothing.
-        let memory = std::path::Path::new("/dev/shm");
-        let directory = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
         let stage = Stage::new(seed, cast.faults, cast.conditional);
         Arc::new(Self {
             seed,
             cast,
             stage,
             model: Model::default(),
-            directory: directory.unwrap(),
+            directory: temporary_directory(),
+            pool: Pool::obtain(),
             actors: AtomicUsize::new(0),
         })
     }
@@ -175,8 +193,8 @@ impl World {
     pub(crate) fn host(&self, name: &str, server: Option<&Server>) -> Host {
         let data = self.path(name).join("data");
         make_data_directory(&data, None);
-        for file in server.iter().flat_map(|server| &server.files) {
-            std::fs::write(data.join("pg_wal").join(&file.name), &file.bytes).unwrap();
+        if let Some(server) = server {
+            self.pool.link(server, &data.join("pg_wal"));
         }
         let state = self.path(name).join("state");
         std::fs::create_dir(&state).unwrap();

@@ -17,6 +17,6 @@ mod store;
 
 pub use clock::{EPOCH_SECONDS, SimulatedClock};
 pub use faults::{ConditionalPuts, Faults};
-pub use stage::{ActorId, Stage};
+pub use stage::{ActorId, Defect, Stage};
 pub use state::{Effect, Stored};
 pub use store::ActorStore;

@@ -42,6 +42,17 @@ pub(super) struct Damage {
 
 pub(super) type Answer = Result<(Reply, Damage)>;
 
+/// What no store may do: for tests that the promises which depend on it are seen to be broken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Defect {
+    /// An object that was acknowledged is gone.
+    LosesObjects,
+    /// A bit of an object that was acknowledged is another one.
+    DamagesObjects,
+    /// A failure to look is answered with "not there".
+    CallsFailuresAbsent,
+}
+
 struct Waiting {
     number: u64,
     actor: ActorId,
@@ -68,6 +79,7 @@ struct State {
     lost: Vec<oneshot::Sender<Answer>>,
     running: BTreeMap<ActorId, AbortHandle>,
     crashes: Vec<ActorId>,
+    defect: Option<Defect>,
     log: Vec<String>,
 }
 
@@ -108,6 +120,7 @@ impl Stage {
             lost: Vec::new(),
             running: BTreeMap::new(),
             crashes: Vec::new(),
+            defect: None,
             log: Vec::new(),
         };
         Self { state: Arc::new(Mutex::new(state)), changed: Arc::default(), begun: Instant::now() }
@@ -134,6 +147,11 @@ impl Stage {
         self.lock().faults = faults;
     }
 
+    /// From now on the store treats conditional puts so.
+    pub fn set_conditional(&self, conditional: ConditionalPuts) {
+        self.lock().objects.conditional = conditional;
+    }
+
     /// From now on the actor runs as this task, which a crash aborts.
     pub fn runs(&self, actor: ActorId, task: AbortHandle) {
         self.lock().running.insert(actor, task);
@@ -142,6 +160,16 @@ impl Stage {
     /// The actor does not run any more, and can't crash.
     pub fn ended(&self, actor: ActorId) {
         self.lock().running.remove(&actor);
+    }
+
+    /// How often the actor has crashed.
+    pub(super) fn life(&self, actor: ActorId) -> usize {
+        self.lock().crashes.iter().filter(|crashed| **crashed == actor).count()
+    }
+
+    /// From now on the store has a defect, which no store may have.
+    pub fn has(&self, defect: Defect) {
+        self.lock().defect = Some(defect);
     }
 
     /// Who crashed, in order.
@@ -180,19 +208,6 @@ impl Stage {
         self.lock().say(now, actor, text);
     }
 
-    /// Removes an object behind everybody's back: what a broken store does.
-    pub fn lose(&self, key: &str) {
-        let now = self.now();
-        self.lock().objects.remove(ActorId(u32::MAX), key, now);
-    }
-
-    /// Puts other bytes in an object's place behind everybody's back.
-    pub fn replace(&self, key: &str, bytes: Bytes) {
-        if let Some(stored) = self.lock().objects.present.get_mut(key) {
-            stored.bytes = bytes;
-        }
-    }
-
     /// Carries out what was given up by its senders and is still on its way.
     pub fn deliver_late(&self) {
         let now = self.now();
@@ -225,8 +240,13 @@ impl Stage {
     }
 
     /// Makes a request and waits for its answer.
-    pub(super) async fn ask(&self, actor: ActorId, request: Request) -> Answer {
+    ///
+    /// What is left of an actor that has crashed gets no answer any more.
+    pub(super) async fn ask(&self, actor: ActorId, life: usize, request: Request) -> Answer {
         let (answer, answered) = oneshot::channel();
+        if life != self.life(actor) {
+            return std::future::pending().await;
+        }
         let number = {
             let mut state = self.lock();
             state.requests += 1;
@@ -244,12 +264,8 @@ impl Stage {
         let now = self.now();
         let mut state = self.lock();
         let Some(at) = state.waiting.iter().position(|waiting| waiting.number == number) else { return };
-        let Waiting { actor, request, .. } = state.waiting.remove(at);
-        if request.changes() && state.draws(500) {
-            let at = now + state.some(Faults::SLOW_MAX);
-            state.say(now, actor, &format!("gives up {} {}, which is late", request.name(), request.key()));
-            state.late.push(Late { actor, request, at });
-        }
+        let waiting = state.waiting.remove(at);
+        state.give_up(now, waiting);
     }
 }
 
@@ -313,6 +329,14 @@ impl State {
             return;
         }
         if self.draws(faults.error_before) {
+            if let (Some(Defect::CallsFailuresAbsent), Request::Get { key, .. }) =
+                (self.defect, &waiting.request)
+            {
+                self.say(now, actor, &format!("{what}: called absent"));
+                let error = Error::NotFound { path: key.clone(), source: "no such key".into() };
+                let _ = waiting.answer.send(Err(error));
+                return;
+            }
             self.say(now, actor, &format!("{what}: error before"));
             let _ = waiting.answer.send(Err(failed("injected error before the effect")));
             return;
@@ -340,6 +364,23 @@ impl State {
             _ => false,
         };
         let result = self.objects.apply(actor, &waiting.request, now, stale);
+        if let (Request::Put { key, .. }, Ok(_)) = (&waiting.request, &result) {
+            let defect = self.defect;
+            match defect {
+                Some(Defect::LosesObjects) if self.draws(100) => {
+                    self.say(now, actor, &format!("{what}: lost"));
+                    self.objects.present.remove(key);
+                }
+                Some(Defect::DamagesObjects) if self.draws(100) => {
+                    self.say(now, actor, &format!("{what}: damaged"));
+                    let part = self.part();
+                    if let Some(stored) = self.objects.present.get_mut(key) {
+                        stored.bytes = flipped(&stored.bytes, part);
+                    }
+                }
+                _ => {}
+            }
+        }
         let how = match (&result, stale) {
             (Err(error), _) => format!("{what}: {}", kind(error)),
             (Ok(_), true) => format!("{what}: stale"),
@@ -380,7 +421,25 @@ impl State {
         self.say(now, actor, what);
         self.crashes.push(actor);
         task.abort();
+        // What others do for it beside its task ends with it.
+        let (gone, stay) = std::mem::take(&mut self.waiting).into_iter().partition(|it| it.actor == actor);
+        self.waiting = stay;
+        let mut gone: Vec<Waiting> = gone;
+        gone.sort_by_key(|waiting| (waiting.request.name(), waiting.request.key()));
+        for waiting in gone {
+            self.give_up(now, waiting);
+        }
         true
+    }
+
+    /// What nobody waits for any more may be carried out all the same, later.
+    fn give_up(&mut self, now: Duration, Waiting { actor, request, answer, .. }: Waiting) {
+        self.lost.push(answer);
+        if request.changes() && self.draws(500) {
+            let at = now + self.some(Faults::SLOW_MAX);
+            self.say(now, actor, &format!("gives up {} {}, which is late", request.name(), request.key()));
+            self.late.push(Late { actor, request, at });
+        }
     }
 
     fn deliver(&mut self, now: Duration, late: &Late) {
@@ -397,6 +456,16 @@ fn kind(error: &Error) -> &'static str {
         Error::NotSupported { .. } => "not supported",
         _ => "error",
     }
+}
+
+/// The bytes with one bit flipped, at this part of their length in 65536ths.
+pub(super) fn flipped(bytes: &Bytes, part: u16) -> Bytes {
+    let at = usize::from(part) * bytes.len() >> 16;
+    let mut bytes = bytes.to_vec();
+    if let Some(byte) = bytes.get_mut(at) {
+        *byte ^= 1 << (part % 8);
+    }
+    bytes.into()
 }
 
 pub(super) fn failed(text: &'static str) -> Error {

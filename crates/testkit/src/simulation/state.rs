@@ -116,7 +116,7 @@ pub(super) struct Objects {
     overwritten: BTreeMap<String, Stored>,
     removed: Vec<(Duration, String, Stored)>,
     pub(super) effects: Vec<Effect>,
-    conditional: ConditionalPuts,
+    pub(super) conditional: ConditionalPuts,
     versions: u64,
 }
 

@@ -14,7 +14,7 @@ use object_store::{
     PutResult, RenameOptions, Result,
 };
 
-use super::stage::{ActorId, Damage, Stage, failed};
+use super::stage::{ActorId, Damage, Stage, failed, flipped};
 use super::state::{Page, Reply, Request};
 
 /// Pieces that a body arrives in.
@@ -25,6 +25,7 @@ const PIECE_BYTES: usize = 64 << 10;
 pub struct ActorStore {
     stage: Stage,
     actor: ActorId,
+    life: usize,
 }
 
 impl fmt::Display for ActorStore {
@@ -37,12 +38,16 @@ impl ActorStore {
     /// The store on this stage as `actor` sees it.
     #[must_use]
     pub fn new(stage: &Stage, actor: ActorId) -> Self {
-        Self { stage: stage.clone(), actor }
+        Self { stage: stage.clone(), actor, life: stage.life(actor) }
+    }
+
+    async fn ask(&self, request: Request) -> Result<(Reply, Damage)> {
+        self.stage.ask(self.actor, self.life, request).await
     }
 
     async fn page(&self, prefix: &str, after: Option<String>, delimiter: bool) -> Result<Page> {
         let request = Request::List { prefix: prefix.to_owned(), after, delimiter };
-        match self.stage.ask(self.actor, request).await? {
+        match self.ask(request).await? {
             (Reply::Listed(page), _) => Ok(page),
             _ => Err(failed("another answer")),
         }
@@ -65,7 +70,7 @@ impl ActorStore {
 
     async fn remove(self, locations: Vec<Path>) -> Vec<Result<Path>> {
         let keys = locations.iter().map(ToString::to_string).collect();
-        match self.stage.ask(self.actor, Request::Delete { keys }).await {
+        match self.ask(Request::Delete { keys }).await {
             Ok((Reply::Deleted(removed), _)) => removed,
             Ok(_) => vec![Err(failed("another answer"))],
             Err(error) => vec![Err(error)],
@@ -83,7 +88,7 @@ impl ObjectStore for ActorStore {
             PutMode::Update(_) => return Err(failed("conditional updates are not simulated")),
         };
         let (key, bytes) = (location.to_string(), Bytes::from(payload));
-        match self.stage.ask(self.actor, Request::Put { key, bytes, only_if_absent }).await? {
+        match self.ask(Request::Put { key, bytes, only_if_absent }).await? {
             (Reply::Put(result), _) => Ok(result),
             _ => Err(failed("another answer")),
         }
@@ -95,7 +100,7 @@ impl ObjectStore for ActorStore {
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         let request = Request::Get { key: location.to_string(), head: options.head };
-        let (reply, damage) = self.stage.ask(self.actor, request).await?;
+        let (reply, damage) = self.ask(request).await?;
         let Reply::Got(meta, bytes) = reply else { return Err(failed("another answer")) };
         options.check_preconditions(&meta)?;
         let range = range_of(options.range.as_ref(), meta.size)?;
@@ -178,21 +183,13 @@ fn range_of(range: Option<&GetRange>, size: u64) -> Result<Range<u64>> {
 
 /// A body as it arrives.
 fn pieces(body: Bytes, damage: Damage) -> Vec<Result<Bytes>> {
-    let at = |part: u16| usize::from(part) * body.len() >> 16;
-    let mut body_bytes = body.clone();
-    if let Some(part) = damage.flipped_at {
-        let mut bytes = body.to_vec();
-        if let Some(byte) = bytes.get_mut(at(part)) {
-            *byte ^= 1 << (part % 8);
-        }
-        body_bytes = bytes.into();
-    }
-    let end = damage.torn_at.map_or(body_bytes.len(), at);
+    let end = damage.torn_at.map_or(body.len(), |part| usize::from(part) * body.len() >> 16);
+    let body = damage.flipped_at.map_or_else(|| body.clone(), |part| flipped(&body, part));
     let mut pieces = Vec::new();
     let mut from = 0;
     while from < end {
         let to = (from + PIECE_BYTES).min(end);
-        pieces.push(Ok(body_bytes.slice(from..to)));
+        pieces.push(Ok(body.slice(from..to)));
         from = to;
     }
     if damage.torn_at.is_some() && damage.torn_is_error {
