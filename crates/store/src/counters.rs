@@ -1,6 +1,8 @@
 //! What was asked of the store: requests, bytes, retries and errors, by operation.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -131,6 +133,9 @@ impl CounterSnapshot {
     }
 }
 
+/// So many odd names are remembered.
+const ODD_NAMES_MAX: usize = 1000;
+
 #[derive(Debug, Default)]
 struct Cell {
     requests: AtomicU64,
@@ -156,6 +161,8 @@ impl Cell {
 #[derive(Debug, Default)]
 pub struct Counters {
     cells: [Cell; 6],
+    /// Names that listings showed and that can't be keys, from the bucket's root.
+    odd_names: Mutex<BTreeSet<String>>,
 }
 
 impl Counters {
@@ -169,6 +176,19 @@ impl Counters {
             Operation::Delete => delete,
             Operation::Other => other,
         }
+    }
+
+    pub(crate) fn note_odd_names(&self, names: Vec<String>) {
+        let mut known = self.odd_names.lock().unwrap_or_else(PoisonError::into_inner);
+        for name in names {
+            if known.len() < ODD_NAMES_MAX && known.insert(name.clone()) {
+                tracing::warn!(name, "an object of this name is none of a repository: it is passed over");
+            }
+        }
+    }
+
+    pub(crate) fn odd_names(&self) -> BTreeSet<String> {
+        self.odd_names.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(crate) fn request(&self, operation: Operation, bytes_sent: u64) {

@@ -25,10 +25,13 @@ use tower_http::follow_redirect::RequestUri;
 
 use crate::counters::{Counters, Operation};
 use crate::error::one_line;
+use crate::odd::without_odd_names;
 use crate::paced::PacedClient;
 
 /// Bodies of error answers are read up to this many bytes.
 const ERROR_BODY_BYTES_MAX: usize = 16 << 10;
+/// A page of a listing has a thousand entries (Azure's has five thousand) of one or two KiB at most.
+const PAGE_BYTES_MAX: usize = 64 << 20;
 
 tokio::task_local! {
     /// The trace of the try that is running.
@@ -226,6 +229,9 @@ impl CountingService {
         let status = response.status().as_u16();
         trace(|state| state.status = Some(status));
         let (parts, body) = response.into_parts();
+        if status == 200 && operation == Operation::List {
+            return self.listed(operation, parts, body).await;
+        }
         if status < 400 {
             let body = CountingBody { inner: body, counters: Arc::clone(&self.counters), operation };
             return Ok(HttpResponse::from_parts(parts, HttpResponseBody::new(body)));
@@ -242,6 +248,40 @@ impl CountingService {
         let message = element(&text, "Message").map(|message| one_line(message, 160));
         trace(|state| (state.code, state.message) = (code, message));
         Ok(HttpResponse::from_parts(parts, HttpResponseBody::from(text)))
+    }
+}
+
+impl CountingService {
+    /// A page of a listing, without the names that object_store would give up on.
+    async fn listed(
+        &self,
+        operation: Operation,
+        parts: http::response::Parts,
+        body: HttpResponseBody,
+    ) -> Result<HttpResponse, HttpError> {
+        let mut page = Vec::new();
+        let mut stream = body.bytes_stream();
+        while let Some(chunk) = stream.next().await {
+            let chunk = chunk.inspect_err(|error| {
+                self.counters.error(operation);
+                let text = chain(error);
+                trace(|state| state.transport = Some((error.kind(), text)));
+            })?;
+            self.counters.received(operation, chunk.len() as u64);
+            page.extend_from_slice(&chunk);
+            if page.len() > PAGE_BYTES_MAX {
+                let refused = std::io::Error::other("a page of a listing has no end");
+                return Err(HttpError::new(HttpErrorKind::Decode, refused));
+            }
+        }
+        let body = match std::str::from_utf8(&page).ok().and_then(without_odd_names) {
+            Some((left, names)) => {
+                self.counters.note_odd_names(names);
+                HttpResponseBody::from(left)
+            }
+            None => HttpResponseBody::from(page),
+        };
+        Ok(HttpResponse::from_parts(parts, body))
     }
 }
 

@@ -34,6 +34,7 @@ mod http;
 mod identity;
 mod list;
 mod local;
+mod odd;
 mod open;
 mod paced;
 mod page;

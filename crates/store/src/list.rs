@@ -140,6 +140,19 @@ impl Store {
         Ok(level)
     }
 
+    /// Names under this repository that listings have shown up to now (at most 1,000) and that can't be keys, because a part
+    /// of them is empty, `.` or `..`: relative to the repository's root. They are in no listing, and nothing touches them.
+    #[must_use]
+    pub fn odd_names(&self) -> Vec<String> {
+        let root = self.raw_path("").map(|root| root.to_string()).unwrap_or_default();
+        let names = self.counted().odd_names().into_iter();
+        let below = names.filter_map(|name| match root.as_str() {
+            "" => Some(name),
+            root => Some(name.strip_prefix(root)?.strip_prefix('/')?.to_owned()),
+        });
+        below.collect()
+    }
+
     fn listed(&self, meta: &ObjectMeta) -> Option<Listed> {
         let key = self.key_of(&meta.location)?;
         let modified = Timestamp::from_microsecond(meta.last_modified.timestamp_micros()).unwrap_or_default();

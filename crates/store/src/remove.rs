@@ -135,11 +135,17 @@ impl Store {
         budget: &RetryBudget,
         removal: &mut Removal,
     ) -> Result<(), StoreError> {
-        let each = keys.iter().map(|key| async move {
-            let mut one = Removal::default();
-            let done = self.remove_batch(std::slice::from_ref(key), budget, &mut one).await;
-            (one, done)
-        });
+        let each: Vec<_> = keys
+            .iter()
+            .map(|key| {
+                let (store, key, budget) = (self.clone(), key.clone(), budget.clone());
+                async move {
+                    let mut one = Removal::default();
+                    let done = store.remove_batch(&[key], &budget, &mut one).await;
+                    (one, done)
+                }
+            })
+            .collect();
         let mut results = futures::stream::iter(each).buffered(SIDE_BY_SIDE);
         let mut first_error = Ok(());
         while let Some((one, done)) = results.next().await {

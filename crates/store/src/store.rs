@@ -180,6 +180,10 @@ impl Store {
         self.shared.counters.snapshot()
     }
 
+    pub(crate) fn counted(&self) -> &Counters {
+        &self.shared.counters
+    }
+
     pub(crate) fn attributes(&self) -> Attributes {
         self.shared.attributes.clone()
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
-use futures::{StreamExt, TryStreamExt};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta,
@@ -197,6 +197,10 @@ fn injected(text: &str) -> Error {
     generic(format!("injected {text}").into())
 }
 
+fn once<T: Send + 'static>(error: Error) -> BoxStream<'static, Result<T>> {
+    futures::stream::once(std::future::ready(Err(error))).boxed()
+}
+
 /// Damages the body of an answer.
 fn damage(result: GetResult, fate: Fate) -> GetResult {
     if !(fate.torn || fate.wrong) {
@@ -267,19 +271,36 @@ impl ObjectStore for FaultStore {
         self.inner.get_ranges(location, ranges).await
     }
 
+    /// One call is one request, however many keys it is for; each removal is an effect. What fails on the way leaves
+    /// some of them done.
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
         let fate = self.fate("delete");
+        // Who gives keys one by one waits for nothing: they are all there.
+        let Some(keys) = locations.collect::<Vec<_>>().now_or_never() else {
+            return once(injected("error: the keys of a removal were not ready"));
+        };
+        let mut some = keys.len();
+        let mut end = None;
         if fate.error_before {
-            return futures::stream::once(async { Err(injected("error before the effect")) }).boxed();
+            // A batch may be half done when it fails; of a single removal nothing is.
+            some = usize::try_from(fate.draw).unwrap_or_default() % keys.len().max(1);
+            end = Some(injected("error before the effect"));
         }
-        if let Err(error) = self.effect("delete") {
-            return futures::stream::once(async { Err(error) }).boxed();
+        for number in 0..some {
+            if let Err(error) = self.effect("delete") {
+                (some, end) = (number, Some(error));
+                break;
+            }
         }
-        let removed = self.inner.delete_stream(locations);
+        let first = keys.into_iter().take(some);
+        let removed = self.inner.delete_stream(futures::stream::iter(first).boxed());
+        let removed = removed.chain(futures::stream::iter(end.map(Err)));
         if !fate.error_after {
-            return removed;
+            return removed.boxed();
         }
-        removed.and_then(|_| async { Err(injected("error after the effect")) }).boxed()
+        // All are gone, and the answer is lost.
+        let lost = removed.filter_map(|_| std::future::ready(None));
+        lost.chain(once(injected("error after the effect"))).boxed()
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {

@@ -5,7 +5,7 @@ use walden_store::{HeaderRead, Store};
 
 use super::{Bench, Failed, Verdict, budget, ensure, key, record};
 
-async fn fill(store: &Store, keys: Vec<String>) -> Verdict {
+pub(super) async fn fill(store: &Store, keys: Vec<String>) -> Verdict {
     let budget = budget();
     let writes = keys.into_iter().map(|text| {
         let (store, budget) = (store.clone(), budget.clone());
@@ -17,7 +17,7 @@ async fn fill(store: &Store, keys: Vec<String>) -> Verdict {
     futures::stream::iter(writes).buffer_unordered(32).try_collect().await
 }
 
-async fn listed(store: &Store, prefix: &str) -> Result<Vec<String>, Failed> {
+pub(super) async fn listed(store: &Store, prefix: &str) -> Result<Vec<String>, Failed> {
     Ok(store.list(prefix, &budget()).map_ok(|listed| listed.key).try_collect().await?)
 }
 

@@ -7,6 +7,7 @@ mod create;
 mod derived;
 mod list;
 mod read;
+mod remove;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -144,6 +145,10 @@ fn checks() -> Vec<Check> {
         check!(list::prefixes_are_whole_parts),
         check!(list::every_character_of_a_key_survives),
         check!(list::removed_objects_are_gone),
+        check!(remove::many_objects_are_removed_and_no_others),
+        check!(remove::a_removal_from_a_missing_bucket_is_an_error),
+        check!(remove::the_stores_clock_is_not_behind_its_objects),
+        check!(remove::buckets_tell_or_do_not_tell),
     ]
 }
 

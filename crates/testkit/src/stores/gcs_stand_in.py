@@ -83,6 +83,8 @@ class Handler(BaseHTTPRequestHandler):
             self.put_object(objects, key, body)
         elif self.command in ("GET", "HEAD"):
             self.get_object(objects, key)
+        elif self.command == "DELETE" and "retention-held" in key:
+            raise Refusal(403, "RetentionPolicyNotMet")
         elif self.command == "DELETE":
             if objects.pop(key, None) is None:
                 raise Refusal(404, "NoSuchKey")

@@ -1,8 +1,10 @@
 //! moto, an emulator of S3. Its program creates conditionally in two steps, so it is started through a script that
 //! serves one request at a time.
 
-use std::io;
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
 use std::process::Command;
+use std::time::Duration;
 
 use super::TestStore;
 use super::child::{ServerProcess, must};
@@ -30,6 +32,26 @@ impl Moto {
         })?;
         must(server.address, "PUT /bucket HTTP/1.1", b"")?;
         Ok(Self { server })
+    }
+
+    /// Sends one request by its first line, such as `PUT /bucket?versioning HTTP/1.1`; nothing is signed.
+    ///
+    /// # Errors
+    /// When it is not answered with success.
+    pub fn ask(&self, line: &str, body: &[u8]) -> io::Result<()> {
+        let address = self.server.address;
+        let mut stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        let length = body.len();
+        let head =
+            format!("{line}\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n");
+        stream.write_all(head.as_bytes())?;
+        stream.write_all(body)?;
+        let mut answer = Vec::new();
+        stream.take(4096).read_to_end(&mut answer)?;
+        let text = String::from_utf8_lossy(&answer);
+        let is_success = text.split(' ').nth(1).is_some_and(|status| status.starts_with('2'));
+        if is_success { Ok(()) } else { Err(io::Error::other(format!("{line}: {text}"))) }
     }
 
     /// URL and environment of a repository under `prefix`.

@@ -146,6 +146,25 @@ struct State {
     log: Vec<LoggedRequest>,
     if_none_match: IfNoneMatch,
     locks: HashMap<String, Arc<tokio::sync::Mutex<()>>>,
+    kept: Vec<Kept>,
+    /// Answers to questions about the bucket, by their query.
+    documents: HashMap<String, (u16, String)>,
+}
+
+/// Objects that are not removed.
+#[derive(Debug, Clone)]
+struct Kept {
+    contains: String,
+    code: String,
+    message: String,
+}
+
+impl Kept {
+    fn error(&self, element: &str, key: &str) -> String {
+        let (code, message) = (&self.code, &self.message);
+        let key = if key.is_empty() { String::new() } else { format!("<Key>{key}</Key>") };
+        format!("<{element}>{key}<Code>{code}</Code><Message>{message}</Message></{element}>")
+    }
 }
 
 struct Shared {
@@ -297,6 +316,19 @@ impl S3Server {
         self.shared.state().if_none_match = treatment;
     }
 
+    /// From now on removals of objects whose key contains `text` are refused, with this code and message: as a lock
+    /// does it, or the lack of a right.
+    pub fn keep(&self, text: &str, code: &str, message: &str) {
+        let kept = Kept { contains: text.to_owned(), code: code.to_owned(), message: message.to_owned() };
+        self.shared.state().kept.push(kept);
+    }
+
+    /// From now on the bucket answers a GET of this query (`versioning`, `object-lock`, `lifecycle`, `uploads`) with this
+    /// status and document.
+    pub fn set_bucket_document(&self, query: &str, status: u16, document: &str) {
+        self.shared.state().documents.insert(query.to_owned(), (status, document.to_owned()));
+    }
+
     /// The requests up to now, oldest first.
     #[must_use]
     pub fn requests(&self) -> Vec<LoggedRequest> {
@@ -404,6 +436,18 @@ impl Shared {
         if self.lacks_bucket(request.method(), &path) {
             return Ok(refusal(404, "NoSuchBucket"));
         }
+        if let Some((status, document)) = self.bucket_document(&request) {
+            return Ok(page(status, document));
+        }
+        let removes = request.uri().query().is_some_and(|query| query.starts_with("delete"));
+        if request.method() == Method::POST && removes && !self.state().kept.is_empty() {
+            return self.remove_but_kept(request).await;
+        }
+        if request.method() == Method::DELETE
+            && let Some(kept) = self.kept(&path)
+        {
+            return Ok(page(403, kept.error("Error", "")));
+        }
         let conditional = request.method() == Method::PUT && request.headers().contains_key("if-none-match");
         if !conditional {
             return self.handle(request).await;
@@ -422,6 +466,34 @@ impl Shared {
             }
         }
         self.handle(request).await
+    }
+
+    fn bucket_document(&self, request: &Request<Incoming>) -> Option<(u16, String)> {
+        let query = request.uri().query()?.split(['&', '=']).next()?;
+        let is_get = request.method() == Method::GET;
+        self.state().documents.get(query).filter(|_| is_get).cloned()
+    }
+
+    fn kept(&self, key: &str) -> Option<Kept> {
+        self.state().kept.iter().find(|kept| key.contains(&kept.contains)).cloned()
+    }
+
+    /// DeleteObjects, where some are kept.
+    async fn remove_but_kept(&self, request: Request<Incoming>) -> Result<Response<OutBody>, BoxError> {
+        let bucket = self.root.join(request.uri().path().trim_matches('/'));
+        let body = request.into_body().collect().await?.to_bytes();
+        let body = String::from_utf8_lossy(&body).into_owned();
+        let mut answer = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?><DeleteResult>");
+        for key in body.split("<Key>").skip(1).filter_map(|rest| rest.split("</Key>").next()) {
+            match self.kept(key) {
+                Some(kept) => answer.push_str(&kept.error("Error", key)),
+                None => {
+                    let _ = std::fs::remove_file(bucket.join(key));
+                }
+            }
+        }
+        answer.push_str("</DeleteResult>");
+        Ok(page(200, answer))
     }
 
     /// Is the request for a bucket that is not there? s3s-fs would make it.

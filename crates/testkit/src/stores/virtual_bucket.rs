@@ -1,15 +1,15 @@
-//! A read-only S3 server over a bucket that does not exist: names and sizes are in a map, contents are made when they
-//! are asked for. So a client can be shown an archive of a million objects.
+//! An S3 server over a bucket that does not exist: names and sizes are in a map, contents are made when they are asked
+//! for. So a client can be shown an archive of a million objects, and remove some of them.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -49,7 +49,7 @@ impl VirtualObject {
 }
 
 struct Shared {
-    objects: BTreeMap<String, VirtualObject>,
+    objects: RwLock<BTreeMap<String, VirtualObject>>,
     requests: Mutex<Vec<String>>,
 }
 
@@ -76,7 +76,7 @@ impl VirtualBucket {
     /// # Errors
     /// When no port can be bound.
     pub fn start(objects: BTreeMap<String, VirtualObject>) -> std::io::Result<Self> {
-        let shared = Arc::new(Shared { objects, requests: Mutex::default() });
+        let shared = Arc::new(Shared { objects: RwLock::new(objects), requests: Mutex::default() });
         let listener = std::net::TcpListener::bind(("127.0.0.1", 0))?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
@@ -110,6 +110,12 @@ impl VirtualBucket {
         }
     }
 
+    /// How many objects there are.
+    #[must_use]
+    pub fn objects(&self) -> usize {
+        self.shared.objects.read().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     /// The requests since the last call of this, oldest first: method, path and query.
     #[must_use]
     pub fn take_requests(&self) -> Vec<String> {
@@ -124,8 +130,8 @@ async fn serve(listener: std::net::TcpListener, shared: Arc<Shared>) {
         let shared = Arc::clone(&shared);
         tokio::spawn(async move {
             let answer = service_fn(move |request| {
-                let answer = shared.answer(&request);
-                async move { Ok::<_, Infallible>(answer) }
+                let shared = Arc::clone(&shared);
+                async move { Ok::<_, Infallible>(shared.answer(request).await) }
             });
             let _ = hyper::server::conn::http1::Builder::new()
                 .serve_connection(TokioIo::new(stream), answer)
@@ -135,30 +141,86 @@ async fn serve(listener: std::net::TcpListener, shared: Arc<Shared>) {
 }
 
 impl Shared {
-    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-        let line = format!("{} {}", request.method(), request.uri());
+    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let (parts, body) = request.into_parts();
+        let line = format!("{} {}", parts.method, parts.uri);
         self.requests.lock().unwrap_or_else(PoisonError::into_inner).push(line);
         let query: BTreeMap<String, String> =
-            url::form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes())
+            url::form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes())
                 .into_owned()
                 .collect();
-        let path = request.uri().path().trim_start_matches('/');
+        let path = parts.uri.path().trim_start_matches('/');
         let key = path.strip_prefix(BUCKET).map(|key| key.trim_start_matches('/')).unwrap_or_default();
-        let reads = request.method() == Method::GET || request.method() == Method::HEAD;
-        if !reads {
-            return plain(StatusCode::METHOD_NOT_ALLOWED, Bytes::new());
+        let Ok(body) = body.collect().await.map(http_body_util::Collected::to_bytes) else {
+            return plain(StatusCode::BAD_REQUEST, Bytes::new());
+        };
+        match (&parts.method, key) {
+            (&Method::POST, "") if query.contains_key("delete") => self.remove(&body),
+            (&Method::GET, "") => plain(StatusCode::OK, Bytes::from(self.about_bucket(&query))),
+            (&Method::PUT, key) if !key.is_empty() => {
+                self.put(key, body, parts.headers.contains_key("if-none-match"))
+            }
+            (&Method::GET | &Method::HEAD, key) if !key.is_empty() => {
+                let range = parts.headers.get("range").and_then(|range| range.to_str().ok());
+                self.read(key, range)
+            }
+            _ => plain(StatusCode::METHOD_NOT_ALLOWED, Bytes::new()),
         }
-        if key.is_empty() {
-            return plain(StatusCode::OK, Bytes::from(self.list(&query)));
+    }
+
+    fn about_bucket(&self, query: &BTreeMap<String, String>) -> String {
+        let documents = [
+            ("versioning", "<VersioningConfiguration/>"),
+            (
+                "uploads",
+                "<ListMultipartUploadsResult><IsTruncated>false</IsTruncated></ListMultipartUploadsResult>",
+            ),
+            ("lifecycle", "<LifecycleConfiguration/>"),
+            ("object-lock", "<ObjectLockConfiguration/>"),
+        ];
+        let asked = documents.iter().find(|(name, _)| query.contains_key(*name));
+        asked.map_or_else(|| self.list(query), |(_, document)| (*document).to_owned())
+    }
+
+    /// DeleteObjects.
+    fn remove(&self, body: &[u8]) -> Response<Full<Bytes>> {
+        let body = String::from_utf8_lossy(body);
+        let mut objects = self.objects.write().unwrap_or_else(PoisonError::into_inner);
+        let keys: Vec<&str> =
+            body.split("<Key>").skip(1).filter_map(|rest| rest.split("</Key>").next()).collect();
+        if keys.len() > PAGE_KEYS {
+            return plain(
+                StatusCode::BAD_REQUEST,
+                Bytes::from_static(b"<Error><Code>MalformedXML</Code></Error>"),
+            );
         }
-        let Some(object) = self.objects.get(key) else {
+        for key in keys {
+            objects.remove(key);
+        }
+        plain(StatusCode::OK, Bytes::from_static(b"<DeleteResult></DeleteResult>"))
+    }
+
+    fn put(&self, key: &str, body: Bytes, create: bool) -> Response<Full<Bytes>> {
+        let mut objects = self.objects.write().unwrap_or_else(PoisonError::into_inner);
+        if create && objects.contains_key(key) {
+            let taken = Bytes::from_static(b"<Error><Code>PreconditionFailed</Code></Error>");
+            return plain(StatusCode::PRECONDITION_FAILED, taken);
+        }
+        objects.insert(key.to_owned(), VirtualObject::of(body));
+        let mut response = plain(StatusCode::OK, Bytes::new());
+        response.headers_mut().insert("etag", http::HeaderValue::from_static("\"0\""));
+        response
+    }
+
+    fn read(&self, key: &str, range: Option<&str>) -> Response<Full<Bytes>> {
+        let object = self.objects.read().unwrap_or_else(PoisonError::into_inner).get(key).cloned();
+        let Some(object) = object else {
             let missing = "<?xml version=\"1.0\"?><Error><Code>NoSuchKey</Code></Error>";
             return plain(StatusCode::NOT_FOUND, Bytes::from_static(missing.as_bytes()));
         };
         let Some(contents) = object.contents.as_ref().map(|make| make()) else {
             return plain(StatusCode::INTERNAL_SERVER_ERROR, Bytes::new());
         };
-        let range = request.headers().get("range").and_then(|range| range.to_str().ok());
         part(&contents, range)
     }
 
@@ -167,6 +229,7 @@ impl Shared {
         let of = |name: &str| query.get(name).map(String::as_str).unwrap_or_default();
         let (prefix, delimiter) = (of("prefix"), of("delimiter"));
         let mut after = of("start-after").max(of("continuation-token")).to_owned();
+        let objects = self.objects.read().unwrap_or_else(PoisonError::into_inner);
         let (mut keys, mut prefixes, mut next) = (String::new(), String::new(), None);
         let mut count = 0;
         loop {
@@ -177,8 +240,7 @@ impl Shared {
             } else {
                 from
             };
-            let Some((key, object)) =
-                self.objects.range(from..).next().filter(|(key, _)| key.starts_with(prefix))
+            let Some((key, object)) = objects.range(from..).next().filter(|(key, _)| key.starts_with(prefix))
             else {
                 break;
             };
