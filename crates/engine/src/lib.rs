@@ -29,6 +29,7 @@ pub mod restore;
 pub mod retention;
 mod rollup;
 mod server;
+pub mod verify;
 mod wal;
 
 pub use archiver::{

@@ -45,6 +45,20 @@ pub async fn load_snapshot(ctx: &Context, incarnation: &IncarnationRecord) -> Re
     Ok(snapshot)
 }
 
+/// Reads the histories and the records of the backups, each from its own place, into a snapshot of what was listed.
+///
+/// # Errors
+/// Of the store.
+pub(crate) async fn read_small_objects(
+    ctx: &Context,
+    layout: &IncarnationLayout,
+    snapshot: &mut CatalogSnapshot,
+) -> Result<()> {
+    read_histories(ctx, layout).await?.add_to(snapshot);
+    read_backups(ctx, layout, false).await?.add_to(snapshot);
+    Ok(())
+}
+
 async fn list_wal(ctx: &Context, layout: &IncarnationLayout, snapshot: &mut CatalogSnapshot) -> Result<()> {
     let listing = ctx.store.list(&layout.wal_prefix(), &ctx.listing_budget());
     let mut listing = std::pin::pin!(listing);
