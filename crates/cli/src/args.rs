@@ -5,6 +5,7 @@ mod find;
 mod help;
 mod hooks;
 mod target;
+mod verify;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -21,6 +22,7 @@ pub(crate) use self::agent::{AgentArgs, AgentRunArgs, AgentVerb};
 pub(crate) use self::find::WalFindArgs;
 use self::target::parse_timeline_id;
 pub(crate) use self::target::{TargetArgs, default_action};
+pub(crate) use self::verify::VerifyArgs;
 use crate::config::MaxRate;
 use crate::failure::Failure;
 
@@ -177,6 +179,9 @@ pub(crate) enum Verb {
     /// Restore to a moment, into an empty data directory
     #[command(long_about = help::RESTORE, after_help = help::RESTORE_EXAMPLES)]
     Restore(Box<RestoreArgs>),
+    /// Look whether what is archived is still what was stored, and what can't be restored if not
+    #[command(long_about = help::VERIFY, after_help = help::VERIFY_EXAMPLES)]
+    Verify(Box<VerifyArgs>),
     /// Archive and fetch ahead of PostgreSQL's calls, in the background
     #[command(long_about = help::AGENT, after_help = help::AGENT_EXAMPLES)]
     Agent(Box<AgentArgs>),

@@ -13,6 +13,7 @@ mod init;
 mod plan;
 mod restore;
 mod server;
+mod verify;
 mod version;
 mod wal;
 mod wal_find;
@@ -57,6 +58,7 @@ pub(crate) fn run(session: &Session, verb: Verb) -> Result<Exit, Failure> {
         Verb::Window(which) => window::run(session, &which),
         Verb::Plan(arguments) => plan::run(session, &arguments),
         Verb::Restore(arguments) => restore::run(session, &arguments),
+        Verb::Verify(arguments) => verify::run(session, &arguments),
         Verb::Agent(arguments) => agent::run(session, &arguments),
         Verb::Completions { shell } => generate::completions(shell),
         Verb::Man { directory } => generate::man(directory.as_deref()),
@@ -91,6 +93,7 @@ impl Verb {
         match self {
             Self::Plan(arguments) => arguments.target.zone(),
             Self::Restore(arguments) => arguments.target.zone(),
+            Self::Verify(arguments) => arguments.zone(),
             _ => Ok(None),
         }
     }
@@ -143,6 +146,7 @@ impl Verb {
                 arguments.rates.add_flags(flags);
                 (None, arguments.jobs)
             }
+            Self::Verify(arguments) => (arguments.which.pgdata.as_ref(), arguments.jobs),
             Self::Agent(arguments) => match &arguments.verb {
                 None => {
                     arguments.run.add_flags(flags);

@@ -23,7 +23,7 @@ use crate::failure::Failure;
 
 pub(crate) use self::agent::{AgentConfig, AgentStart, MaxRate};
 pub(crate) use self::load::{Flags, load};
-pub(crate) use self::values::{Jobs, Level, Rate, Span};
+pub(crate) use self::values::{Jobs, Level, Rate, Size, Span};
 
 /// The system's configuration file.
 pub(crate) const SYSTEM_FILE: &str = "/etc/walden/walden.toml";

@@ -2,6 +2,7 @@
 
 mod disk;
 mod recovery;
+mod verified;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,6 +14,7 @@ use walden_store::{HeaderRead, StoreError};
 
 use self::disk::disk_check;
 use self::recovery::{arrival_check, recovery_checks};
+use self::verified::verified_check;
 use crate::agent::status_of;
 use crate::catalog::{load_overview, satisfy};
 use crate::context::Context;
@@ -154,6 +156,7 @@ pub async fn check(
     checks.extend(commit_check(&window));
     checks.extend(index_check(ctx, &snapshot, newest.last().copied()).await?);
     checks.push(strays_check(&snapshot));
+    checks.extend(verified_check(ctx, &record, now).await?);
     let ok = checks.iter().all(|check| check.status != CheckStatus::Failure);
     Ok(CheckReport {
         schema: 1,

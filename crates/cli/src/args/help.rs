@@ -326,3 +326,33 @@ pub(super) const MAN_EXAMPLES: &str = "\
 Examples:
   walden man | man -l -
   walden man /usr/local/share/man/man1";
+
+pub(super) const VERIFY: &str = "\
+Look whether what is archived is still what was stored, and what can't be restored if not.
+
+Three levels, each with all of the one before. presence lists everything and compares it with the catalog: gaps, \
+missing packs, sizes. hash (the default) reads every byte of every object and compares it with the hashes that it was \
+stored with. deep looks into it: each WAL record's checksum and its link to the record before, across segments and \
+timelines; each file of a backup, each page, and what a server needs to start from it.
+
+What is wrong is told as damaged or missing; what the store would not give is told as not proven, and is no damage. \
+Then the recovery planner says which backups and moments are lost through it, and which backup still serves.
+
+What was proven when is remembered in the state directory: --max-age skips what was proven lately, and an interrupted run \
+goes on that way. With --sample and --max-bytes what has gone unproven for the longest time comes first.
+
+Nothing is changed in the repository; --record leaves a short record, which walden check tells of.
+
+Exit code 0 when what was looked at is good, 27 when something is damaged or missing, 28 when nothing wrong was found but \
+something could not be read.";
+
+pub(super) const VERIFY_EXAMPLES: &str = "\
+Examples:
+  Everything, and remember it; go on after an interruption:
+    walden verify --max-age 1d --record
+  Every night a part, everything within a month or so:
+    walden verify --sample 5% --max-time 2h
+  The backup that would be restored now, looked into:
+    walden verify --level deep --latest
+  In a script:
+    walden verify --output json | jq '.findings[] | select(.verdict == \"damaged\")'";
