@@ -1,6 +1,7 @@
 //! The command line, as clap parses it. Nothing is decided here: settings go through [`crate::config`].
 
 mod agent;
+mod drill;
 mod find;
 mod help;
 mod hooks;
@@ -19,6 +20,9 @@ use walden_engine::restore::TablespaceMapping;
 use walden_pg::TimelineId;
 
 pub(crate) use self::agent::{AgentArgs, AgentRunArgs, AgentVerb};
+pub(crate) use self::drill::{
+    DrillArgs, DrillListArgs, DrillReportArgs, DrillRunArgs, DrillShowArgs, DrillVerb, ReportFormat,
+};
 pub(crate) use self::find::WalFindArgs;
 use self::target::parse_timeline_id;
 pub(crate) use self::target::{TargetArgs, default_action};
@@ -179,6 +183,9 @@ pub(crate) enum Verb {
     /// Restore to a moment, into an empty data directory
     #[command(long_about = help::RESTORE, after_help = help::RESTORE_EXAMPLES)]
     Restore(Box<RestoreArgs>),
+    /// Restore for practice: start a copy, question it, keep the evidence
+    #[command(long_about = help::DRILL, after_help = help::DRILL_EXAMPLES)]
+    Drill(Box<DrillArgs>),
     /// Look whether what is archived is still what was stored, and what can't be restored if not
     #[command(long_about = help::VERIFY, after_help = help::VERIFY_EXAMPLES)]
     Verify(Box<VerifyArgs>),

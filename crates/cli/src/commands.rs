@@ -6,6 +6,7 @@ mod agent_status;
 mod backup;
 mod check;
 mod config;
+mod drill;
 mod generate;
 mod hook_command;
 mod hooks;
@@ -58,6 +59,7 @@ pub(crate) fn run(session: &Session, verb: Verb) -> Result<Exit, Failure> {
         Verb::Window(which) => window::run(session, &which),
         Verb::Plan(arguments) => plan::run(session, &arguments),
         Verb::Restore(arguments) => restore::run(session, &arguments),
+        Verb::Drill(arguments) => drill::run(session, &arguments),
         Verb::Verify(arguments) => verify::run(session, &arguments),
         Verb::Agent(arguments) => agent::run(session, &arguments),
         Verb::Completions { shell } => generate::completions(shell),
@@ -93,6 +95,7 @@ impl Verb {
         match self {
             Self::Plan(arguments) => arguments.target.zone(),
             Self::Restore(arguments) => arguments.target.zone(),
+            Self::Drill(arguments) => arguments.run.target.zone(),
             Self::Verify(arguments) => arguments.zone(),
             _ => Ok(None),
         }
@@ -146,6 +149,7 @@ impl Verb {
                 arguments.rates.add_flags(flags);
                 (None, arguments.jobs)
             }
+            Self::Drill(arguments) => arguments.add_flags(flags)?,
             Self::Verify(arguments) => (arguments.which.pgdata.as_ref(), arguments.jobs),
             Self::Agent(arguments) => match &arguments.verb {
                 None => {

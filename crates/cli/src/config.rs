@@ -5,6 +5,7 @@
 //! error, because a setting that is silently ignored is the worst kind.
 
 mod agent;
+mod drill;
 mod load;
 mod values;
 
@@ -22,6 +23,7 @@ use walden_store::{
 use crate::failure::Failure;
 
 pub(crate) use self::agent::{AgentConfig, AgentStart, MaxRate};
+pub(crate) use self::drill::DrillConfig;
 pub(crate) use self::load::{Flags, load};
 pub(crate) use self::values::{Jobs, Level, Rate, Size, Span};
 
@@ -61,6 +63,8 @@ pub(crate) struct Config {
     pub(crate) backup: BackupConfig,
     /// For plans.
     pub(crate) recovery: RecoveryConfig,
+    /// For drills.
+    pub(crate) drill: DrillConfig,
     /// For the store.
     pub(crate) store: StoreConfig,
 }
@@ -119,6 +123,7 @@ impl Default for Config {
             agent: AgentConfig::default(),
             backup: BackupConfig::default(),
             recovery: RecoveryConfig::default(),
+            drill: DrillConfig::default(),
             store: built_in_store(),
         }
     }

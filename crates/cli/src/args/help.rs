@@ -275,6 +275,56 @@ Examples:
   walden restore --target-time '5 minutes ago' --pgdata /var/lib/postgresql/17/restored
   walden restore --target-name before_migration --target-action promote --pgdata /restored";
 
+pub(super) const DRILL: &str = "\
+Restore for practice: start a copy, question it, keep the evidence.
+
+Plans as `walden plan` does, restores as `walden restore` does into a directory of its own, starts the server, waits for \
+the target, promotes it, asks it whether everything is there, and removes all of it again. Measured are each phase, the \
+time until the server took connections (RTO), and what would have been lost (RPO). The record of it, good or bad, is \
+stored in the repository once (`walden drill list`, `show`, `report`); nothing else is written there.
+
+The copy can touch nothing outside of its directory: it does not archive, listens on no address, knows no other server, \
+runs no jobs, and its tablespaces lie in the same directory. What a drill that was killed has left behind is removed by \
+the next one.
+
+Exit codes: 0 all is well; 24 a check did not hold; 25 recovery stopped elsewhere than planned; 22 there is no plan; 14 \
+what is stored is damaged; 19 the server did not get to its target; 15 out of time, or the store can't be reached; 23 \
+interrupted; others as for every verb.";
+
+pub(super) const DRILL_EXAMPLES: &str = "\
+Examples:
+  walden drill
+  walden drill --random --sql /etc/walden/assertions.sql --database shop
+  walden drill --target-time '1 hour ago' --directory /mnt/scratch --timeout 4h
+  walden drill --output json | jq '.ok, .rto_seconds'";
+
+pub(super) const DRILL_LIST: &str = "\
+List the drills there were, oldest first: when, to where, what came of it, and how long it took until the server took \
+connections.";
+
+pub(super) const DRILL_LIST_EXAMPLES: &str = "\
+Examples:
+  walden drill list
+  walden drill list --last 10 --output json | jq '.drills[-1].ok'";
+
+pub(super) const DRILL_SHOW: &str = "\
+Show everything that is recorded of one drill: the plan, the phases, every check, the hashes of the backup, the versions, \
+and after a failure the last lines of the server's log.";
+
+pub(super) const DRILL_SHOW_EXAMPLES: &str = "\
+Examples:
+  walden drill show
+  walden drill show 20261120T103905Z-7f3a --output json";
+
+pub(super) const DRILL_REPORT: &str = "\
+Write a report of one drill to stdout: what was done, what came of it, each check, a picture of the phases and the trend \
+over the drills before it. As Markdown, or as one HTML page that loads nothing from anywhere.";
+
+pub(super) const DRILL_REPORT_EXAMPLES: &str = "\
+Examples:
+  walden drill report > drill.md
+  walden drill report --format html > drill.html";
+
 pub(super) const AGENT: &str = "\
 Archive and fetch ahead of PostgreSQL's calls, in the background.
 

@@ -161,7 +161,15 @@ impl Layers {
             config.state_directory = default_state_directory(environment);
         }
         // An agent leaves the directory that it was started in, and must mean the same files as the hooks.
-        for path in [&mut config.state_directory, &mut config.pgdata, &mut config.store.ca_bundle] {
+        let drill = &mut config.drill;
+        for path in [
+            &mut config.state_directory,
+            &mut config.pgdata,
+            &mut config.store.ca_bundle,
+            &mut drill.directory,
+            &mut drill.pg_bin,
+            &mut drill.sql,
+        ] {
             if let Some(absolute) = path.as_deref().and_then(|path| std::path::absolute(path).ok()) {
                 *path = Some(absolute);
             }
@@ -395,7 +403,8 @@ mod tests {
             (_, "agent.start") => "never",
             (_, "agent.memory" | "agent.max_rate" | "agent.prefetch") => "7MiB",
             (_, "agent.metrics") => "127.0.0.1:9712",
-            (_, "agent.idle") => "7s",
+            (_, "agent.idle" | "drill.max_age") => "7s",
+            (_, "drill.directory" | "drill.pg_bin" | "drill.sql") => "/x",
             (_, "pgdata" | "state_directory" | "store.ca_bundle") => "/x",
             (_, path) if path.ends_with("deadline") || path.ends_with("timeout") => "7s",
             _ => "x",

@@ -67,8 +67,15 @@ impl Place {
         owner: Option<Owner>,
     ) -> Result<Self> {
         let failed = |path: &Path, source| EngineError::local("make", path, source);
+        let is_new = !base.is_dir();
         DirBuilder::new().recursive(true).mode(0o700).create(base).map_err(|e| failed(base, e))?;
+        if let Some(owner) = owner.filter(|_| is_new) {
+            give_away(base, owner)?;
+        }
         let base = base.canonicalize().map_err(|source| EngineError::local("resolve", base, source))?;
+        if let Some(owner) = owner {
+            check_reach(&base, owner)?;
+        }
         let path = base.join(format!("{PREFIX}{id}"));
         let socket = path.join(SOCKET_DIRECTORY).join(".s.PGSQL.5432");
         if socket.as_os_str().len() > SOCKET_BYTES_MAX {
@@ -149,9 +156,7 @@ impl Place {
     }
 
     fn give_away(&self, path: &Path) -> Result<()> {
-        let Some(owner) = self.owner else { return Ok(()) };
-        std::os::unix::fs::lchown(path, Some(owner.uid.as_raw()), Some(owner.gid.as_raw()))
-            .map_err(|source| EngineError::local("give away", path, source))
+        self.owner.map_or(Ok(()), |owner| give_away(path, owner))
     }
 
     /// Ends the server that may run in it and removes everything.
@@ -176,6 +181,32 @@ impl Drop for Place {
             tracing::warn!(%error, "the directory of a drill was not removed");
         }
     }
+}
+
+fn give_away(path: &Path, owner: Owner) -> Result<()> {
+    std::os::unix::fs::lchown(path, Some(owner.uid.as_raw()), Some(owner.gid.as_raw()))
+        .map_err(|source| EngineError::local("give away", path, source))
+}
+
+/// Whether the server's account can pass all directories down to the drill's; only modes are looked at.
+fn check_reach(base: &Path, owner: Owner) -> Result<()> {
+    for above in base.ancestors() {
+        let metadata = above.metadata().map_err(|source| EngineError::local("look at", above, source))?;
+        let needed = if metadata.uid() == owner.uid.as_raw() {
+            0o100
+        } else if metadata.gid() == owner.gid.as_raw() {
+            0o010
+        } else {
+            0o001
+        };
+        if metadata.mode() & needed == 0 {
+            let message = format!("the server's account can't reach the drill path={}", above.display());
+            return Err(EngineError::failed(ErrorKind::Config, message).with_hint(
+                "name a directory that it can pass with --directory, or run walden as that account",
+            ));
+        }
+    }
+    Ok(())
 }
 
 const DATA_DIRECTORY: &str = "data";
