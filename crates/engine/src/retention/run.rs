@@ -352,8 +352,16 @@ impl Run<'_> {
 fn more_than_shown(shown: &RetentionPlan, plan: &RetentionPlan) -> Vec<GroupChange> {
     let derived = |kind: &GroupKind| matches!(kind, GroupKind::Rollup { .. } | GroupKind::BackupRollup);
     let goes = |change: &GroupChange| change.after.as_ref().is_some_and(walden_core::Fate::is_removal);
+    // A backup whose commit record is gone already is an unfinished one, and goes as it was shown.
+    let begun = |kind: &GroupKind| match kind {
+        GroupKind::UnfinishedBackup { id } => shown.groups.iter().any(|group| {
+            let same = matches!(&group.kind, GroupKind::Backup { id: own, .. } if own == id);
+            same && group.fate.is_removal()
+        }),
+        _ => false,
+    };
     let mut more = diff_plans(shown, plan).changes;
-    more.retain(|change| goes(change) && !derived(&change.kind));
+    more.retain(|change| goes(change) && !derived(&change.kind) && !begun(&change.kind));
     more
 }
 
