@@ -1,21 +1,28 @@
 //! `walden check`: is this server archived, and would a recovery find what it needs?
 
+mod agent;
+mod bucket;
 mod disk;
+mod drilled;
 mod recovery;
 mod verified;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Serialize;
-use walden_core::{CatalogSnapshot, ConditionalCreate, IncarnationRecord, Need, RecoveryWindow, WalPressure};
+use walden_core::{CatalogSnapshot, ConditionalCreate, IncarnationRecord, Need, RecoveryWindow};
 use walden_pg::{ArchiveFileName, SegmentId, SegmentName, SystemId, TimelineId, WalSegmentSize};
 use walden_store::{HeaderRead, StoreError};
 
+use self::agent::agent_check;
+use self::bucket::bucket_checks;
 use self::disk::disk_check;
+use self::drilled::drilled_check;
 use self::recovery::{arrival_check, recovery_checks};
 use self::verified::verified_check;
-use crate::agent::status_of;
+use crate::agent::{AgentFound, find_agent};
 use crate::catalog::{load_overview, satisfy};
 use crate::context::Context;
 use crate::data_directory::DataDirectory;
@@ -110,7 +117,7 @@ pub struct ArchiverFacts {
     pub last_failed: Option<(String, Timestamp)>,
 }
 
-/// Runs all checks that the given sources allow.
+/// Runs all checks that the given sources allow. A good drill older than `drill_max_age` is worth a warning.
 ///
 /// # Errors
 /// Only when the repository can't be read at all, or the server is not in it; everything else is a finding.
@@ -118,12 +125,14 @@ pub async fn check(
     ctx: &Context,
     data: Option<&DataDirectory>,
     postgres: Option<&ArchiverFacts>,
+    drill_max_age: Duration,
 ) -> Result<CheckReport> {
     let now = ctx.clock.now();
     let record = find_incarnation(ctx, data).await?;
     let mut checks =
         vec![Check::ok("server", format!("{} archives {}", record.server, record.incarnation()))];
     checks.push(store_check(ctx).await?);
+    checks.extend(bucket_checks(ctx).await);
     // Looked at before the archive is: what waits now and is archived meanwhile is missing nowhere.
     let mut waiting = BTreeSet::new();
     if let Some(data) = data {
@@ -131,7 +140,14 @@ pub async fn check(
         let queue = Queue::read(data)?;
         checks.push(queue_check(&queue, now));
         waiting = queue.segments;
-        checks.push(disk_check(&pressure_on(ctx, data).await?));
+        let agent = find_agent_of(ctx, data).await;
+        let seen = match &agent {
+            Some(AgentFound::Running(status)) => status.pressure.clone(),
+            _ => None,
+        };
+        checks.push(agent_check(agent));
+        // As the agent saw the queue grow, and without one by the dates of its files.
+        checks.push(disk_check(&seen.map_or_else(|| wal_pressure(data, now), Ok)?));
     }
     if let Some(facts) = postgres {
         match facts.system_id.filter(|answered| *answered != record.system_id) {
@@ -157,6 +173,7 @@ pub async fn check(
     checks.extend(index_check(ctx, &snapshot, newest.last().copied()).await?);
     checks.push(strays_check(&snapshot));
     checks.extend(verified_check(ctx, &record, now).await?);
+    checks.extend(drilled_check(ctx, &record, &snapshot, drill_max_age).await?);
     let ok = checks.iter().all(|check| check.status != CheckStatus::Failure);
     Ok(CheckReport {
         schema: 1,
@@ -196,14 +213,9 @@ async fn store_check(ctx: &Context) -> Result<Check> {
     })
 }
 
-/// The pressure on pg_wal: as the agent saw it grow, and without one by the dates of its files.
-async fn pressure_on(ctx: &Context, data: &DataDirectory) -> Result<WalPressure> {
+async fn find_agent_of(ctx: &Context, data: &DataDirectory) -> Option<AgentFound> {
     let (asking, directory) = (ctx.clone(), data.clone());
-    let told = tokio::task::spawn_blocking(move || status_of(&asking, &directory)?.pressure).await;
-    match told.unwrap_or_default() {
-        Some(pressure) => Ok(pressure),
-        None => wal_pressure(data, ctx.clock.now()),
-    }
+    tokio::task::spawn_blocking(move || find_agent(&asking, &directory)).await.ok().flatten()
 }
 
 fn marker_check(data: &DataDirectory, record: &IncarnationRecord) -> Result<Check> {

@@ -43,6 +43,9 @@ pub enum DoItYourself {
     /// No agent runs for this data directory, repository and server.
     #[error("no agent runs")]
     NoAgent,
+    /// The directory where it would be can't be used.
+    #[error("the agent's directory can't be used: {0}")]
+    NoPlace(String),
     /// It has more to do than it can take.
     #[error("the agent is busy")]
     Busy,
@@ -313,7 +316,7 @@ impl Connection {
         // Without the socket there is nothing to ask; most machines without an agent end here.
         let opened = spool.open().map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => DoItYourself::NoAgent,
-            _ => DoItYourself::Broken(error.to_string()),
+            _ => DoItYourself::NoPlace(format!("{error} path={}", spool.directory().display())),
         })?;
         if spool.is_silent(now()) {
             return Err(DoItYourself::Silent);

@@ -11,11 +11,13 @@
 
 mod acks;
 pub mod client;
+mod doubts;
 mod gets;
 mod http;
 mod level;
 pub mod lifecycle;
 pub mod metrics;
+pub mod places;
 pub mod protocol;
 mod push;
 mod queue;
@@ -42,11 +44,13 @@ use walden_core::ErrorKind;
 use walden_store::{CompressionLevel, SettingsFingerprint};
 
 pub use self::acks::{ACK_AGE_MAX, ACKS_MAX};
+use self::doubts::{Doubts, doubt};
 use self::gets::Gets;
 pub use self::http::UNHEALTHY_AFTER_DEFAULT;
 pub use self::level::{CALM_STEPS, LevelFacts, LevelRange, LevelReason, LevelState};
 use self::lifecycle::{Fate, Leaving, Premises, Starter, take_place};
 use self::metrics::PressureGauge;
+use self::places::About;
 pub use self::push::AHEAD_FOR;
 use self::push::{Pusher, PusherSetup};
 use self::server::{Calls, Server, ServerParts};
@@ -54,6 +58,7 @@ pub use self::spool::Spool;
 use self::status::AgentCounters;
 pub use self::status::AgentStatus;
 pub use self::told::status_of;
+pub(crate) use self::told::{AgentFound, find_agent};
 use crate::archiver::{Archiver, Pipeline, PipelineLimits};
 use crate::context::Context;
 use crate::data_directory::DataDirectory;
@@ -98,6 +103,10 @@ pub struct AgentOptions {
     pub unhealthy_after: Duration,
     /// Disk space for files that are fetched ahead, in bytes; 0 for none.
     pub prefetch_bytes: u64,
+    /// What its status warns of, as far as whoever starts it knows: that nobody will find it, mostly.
+    pub warnings: Vec<String>,
+    /// How long it waits, when it leaves, for what it has begun.
+    pub finish_within: Duration,
 }
 
 impl AgentOptions {
@@ -116,6 +125,8 @@ impl AgentOptions {
             metrics: None,
             unhealthy_after: UNHEALTHY_AFTER_DEFAULT,
             prefetch_bytes: PREFETCH_BYTES_DEFAULT,
+            warnings: Vec::new(),
+            finish_within: FINISH_WITHIN,
         }
     }
 }
@@ -167,6 +178,7 @@ struct StatusParts {
     pressure: PressureGauge,
     metrics: Option<SocketAddr>,
     leaving: Leaving,
+    doubts: Doubts,
 }
 
 impl StatusHandle {
@@ -181,6 +193,7 @@ impl StatusHandle {
             build: protocol::build().to_owned(),
             on_demand: parts.on_demand,
             leaving: parts.leaving.why().is_some(),
+            warnings: parts.doubts.told(),
             started_at: parts.started_at,
             uptime_seconds: since_boot().saturating_sub(parts.started).as_secs_f64(),
             data_directory: parts.spool.data_directory().to_owned(),
@@ -236,19 +249,22 @@ pub async fn run(
         }
     };
     let (premises, listener) = Premises::open(&spool, lock, options.on_demand)?;
+    tidy(&ctx, &options, &spool);
     let metrics = http::listen(&options).await?;
     let server = assemble(ctx, &options, spool, metrics.as_ref().and_then(http::HttpListener::address));
     let pusher = server.0.pusher.clone();
     let pushing = tokio::spawn(async move { pusher.run().await });
     let serving = tokio::spawn(server.clone().run(listener));
     let telling = tokio::spawn(tell(metrics, options.data.clone(), server.0.status.clone()));
+    let doubting = tokio::spawn(doubt(server.0.status.clone(), options.clone()));
     tracing::info!(pid = std::process::id(), path = %premises.path().display(), "the agent is there");
     let stays = || !pushing.is_finished() && !serving.is_finished();
     let (end, why) = stay(&premises, &options, &server, stays, stop).await;
     tracing::info!(%why, "the agent leaves");
     let is_whole = stays();
     serving.abort();
-    finish(&premises, &server).await;
+    doubting.abort();
+    finish(&premises, &server, options.finish_within).await;
     server.0.gets.close();
     pushing.abort();
     telling.abort();
@@ -256,6 +272,32 @@ pub async fn run(
         return Err(EngineError::failed(ErrorKind::Internal, format!("the agent has ended: {why}")));
     }
     Ok(AgentReport { schema: 1, end, why, status: Some(server.0.status.status()) })
+}
+
+/// Says whose the place is, and clears what agents before have left.
+fn tidy(ctx: &Context, options: &AgentOptions, spool: &Spool) {
+    let caller = spool.caller();
+    let about = About {
+        schema: 1,
+        pid: std::process::id(),
+        build: protocol::build().to_owned(),
+        on_demand: options.on_demand,
+        started_at: ctx.clock.now(),
+        data_directory: spool.data_directory().to_owned(),
+        identity: caller.data_directory,
+        repository: caller.repository.clone(),
+        server: caller.server.clone(),
+    };
+    places::describe(spool.directory(), &about);
+    if options.prefetch_bytes == 0 {
+        // Otherwise what fetches ahead empties it.
+        let _ = places::empty(&spool.prefetch_directory());
+    }
+    let (state, own, now) = (ctx.state_directory.clone(), spool.clone(), ctx.clock.now());
+    // Not waited for: files may be many.
+    tokio::task::spawn_blocking(move || {
+        state.map(|state| places::clear_stale(&state, &own, std::time::SystemTime::from(now)))
+    });
 }
 
 fn locate(ctx: &Context, options: &AgentOptions) -> Result<Spool> {
@@ -318,9 +360,20 @@ fn assemble(ctx: Context, options: &AgentOptions, spool: Spool, metrics: Option<
         pressure: PressureGauge::default(),
         metrics,
         leaving: leaving.clone(),
+        doubts: Doubts::new(&options.data, options.warnings.clone()),
     }));
     let (on_demand, calls) = (options.on_demand, Calls::begun_now());
-    Server(Arc::new(ServerParts { caller, on_demand, pusher, gets, counters, status, leaving, calls, at_rate }))
+    Server(Arc::new(ServerParts {
+        caller,
+        on_demand,
+        pusher,
+        gets,
+        counters,
+        status,
+        leaving,
+        calls,
+        at_rate,
+    }))
 }
 
 /// The queue keeps to the limit for what nobody waits for; the pipeline has room for what is waited for besides.
@@ -369,13 +422,13 @@ async fn stay(
 }
 
 /// Lets what was begun end, and begins nothing more.
-async fn finish(premises: &Premises, server: &Server) {
+async fn finish(premises: &Premises, server: &Server, within: Duration) {
     let parts = &server.0;
     parts.leaving.leave("leaving");
     premises.close();
     parts.pusher.leave();
     parts.gets.leave();
-    let end = Instant::now() + FINISH_WITHIN;
+    let end = Instant::now() + within;
     while (parts.pusher.is_busy() || parts.calls.is_open()) && Instant::now() < end {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

@@ -14,6 +14,7 @@ use nix::libc::{O_DIRECTORY, O_NOFOLLOW};
 use walden_core::{ServerName, sha256_hex};
 use walden_store::SettingsFingerprint;
 
+use super::places::{About, PREFIX, pid_in};
 use super::protocol::{Caller, DirectoryIdentity};
 
 /// A longer path does not surely fit into a socket's address, which holds 108 bytes.
@@ -53,7 +54,7 @@ impl Spool {
         let metadata = data_directory.metadata()?;
         let identity = format!("{}\n{repository}\n{server}", data_directory.display());
         let digest = sha256_hex(identity.as_bytes());
-        let directory = state_directory.join(format!("agent-{}", digest.get(..16).unwrap_or(&digest)));
+        let directory = state_directory.join(format!("{PREFIX}{}", digest.get(..16).unwrap_or(&digest)));
         let caller = Caller {
             repository: repository.to_owned(),
             server: server.clone(),
@@ -61,6 +62,17 @@ impl Spool {
             settings: settings.to_hex(),
         };
         Ok(Self { directory, data_directory, caller })
+    }
+
+    /// The place of an agent that was found in a state directory: to ask it, and to end it. Its data directory may be gone.
+    pub(super) fn of_place(directory: PathBuf, about: &About) -> Self {
+        let caller = Caller {
+            repository: about.repository.clone(),
+            server: about.server.clone(),
+            data_directory: about.identity,
+            settings: String::new(),
+        };
+        Self { directory, data_directory: about.data_directory.clone(), caller }
     }
 
     /// The directory.
@@ -139,7 +151,9 @@ impl Spool {
         let directory =
             OpenOptions::new().read(true).custom_flags(O_DIRECTORY | O_NOFOLLOW).open(&self.directory)?;
         let (owner, user) = (directory.metadata()?.uid(), nix::unistd::geteuid());
-        let served = user.is_root() && owner == self.data_directory.metadata()?.uid();
+        // Of a data directory that is gone nobody knows whose it was.
+        let is_its_owner = || self.data_directory.metadata().map_or(true, |data| data.uid() == owner);
+        let served = user.is_root() && is_its_owner();
         if owner != user.as_raw() && !served {
             let message = format!("the agent's directory belongs to another user uid={owner}");
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
@@ -328,8 +342,7 @@ impl AgentLock {
         match file.try_lock() {
             Ok(()) => {}
             Err(std::fs::TryLockError::WouldBlock) => {
-                let pid = crate::fs::read_if_present(&path, 32).ok().flatten();
-                return Ok(Err(pid.and_then(|pid| String::from_utf8(pid).ok()?.trim().parse().ok())));
+                return Ok(Err(pid_in(&path)));
             }
             Err(std::fs::TryLockError::Error(error)) => return Err(error),
         }

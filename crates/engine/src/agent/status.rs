@@ -29,6 +29,10 @@ pub struct AgentStatus {
     pub on_demand: bool,
     /// Whether it ends as soon as what it has begun is done.
     pub leaving: bool,
+    /// What somebody should look at: that the calls of the server will not find it, or that the server is not in the
+    /// repository. Missing when there is nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// When it started, by the clock of this machine.
     pub started_at: Timestamp,
     /// For how long it has been running, in seconds; not changed by a clock that is set.

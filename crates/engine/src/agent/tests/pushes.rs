@@ -127,6 +127,7 @@ async fn a_restored_data_directory_is_refused_as_without_an_agent() {
         backup: "20260101T000000Z-0123".parse().unwrap(),
         restored_at: "2026-01-01T00:00:00Z".parse().unwrap(),
         allowed_tablespaces: Vec::new(),
+        drill: false,
     };
     std::fs::write(bench.data.path().join(RESTORED_MARKER), serde_json::to_vec(&marker).unwrap()).unwrap();
     let later = bench.finish(5);
