@@ -11,8 +11,16 @@ use crate::Result;
 use crate::options::Options;
 use crate::programs::first_line;
 
-/// zstd's level where speed is all that counts.
-const FASTEST_LEVEL: &str = "-1";
+/// Variables of the environment and their values.
+type Settings = &'static [(&'static str, &'static str)];
+
+/// What is set where speed is all that counts: the fastest level, and bodies told by a checksum that the signature covers
+/// and the store verifies, in place of a second SHA-256.
+const FASTEST: Settings = &[
+    ("WALDEN_WAL_COMPRESSION_LEVEL", "-7"),
+    ("WALDEN_S3_UNSIGNED_PAYLOAD", "true"),
+    ("WALDEN_S3_CHECKSUM", "crc64nvme"),
+];
 
 /// Who can't take part, and why.
 pub(crate) type Missing = (String, String);
@@ -35,7 +43,7 @@ pub(crate) struct Tool {
 
 #[derive(Debug, Clone)]
 enum Kind {
-    Walden { program: String, agent: bool, level: Option<&'static str> },
+    Walden { program: String, agent: bool, more: Settings },
     PgBackRest { program: String, asynchronous: bool },
     Barman { bin: String },
     WalG { program: String },
@@ -149,18 +157,18 @@ fn walden(options: &Options, tools: &mut Vec<Tool>, missing: &mut Vec<Missing>) 
     let program = options.walden.display().to_string();
     let version = first_line(&program, &["--version"]).ok_or_else(|| format!("{program} does not run"))?;
     let has_agent = first_line(&program, &["agent", "--help"]).is_some();
-    let settings = [
-        ("Walden agent, fastest", true, Some(FASTEST_LEVEL)),
-        ("Walden agent", true, None),
-        ("Walden direct, fastest", false, Some(FASTEST_LEVEL)),
-        ("Walden direct", false, None),
+    let settings: [(&str, bool, Settings); 4] = [
+        ("Walden agent, fastest", true, FASTEST),
+        ("Walden agent", true, &[]),
+        ("Walden direct, fastest", false, FASTEST),
+        ("Walden direct", false, &[]),
     ];
-    for (name, agent, level) in settings {
+    for (name, agent, more) in settings {
         if agent && !has_agent {
             missing.push((name.to_owned(), "this build has no agent".to_owned()));
             continue;
         }
-        let kind = Kind::Walden { program: program.clone(), agent, level };
+        let kind = Kind::Walden { program: program.clone(), agent, more };
         tools.push(Tool { ours: true, ..Tool::new(name, &version, kind).working_ahead(agent) });
     }
     Ok(())
@@ -180,7 +188,7 @@ impl Tool {
     pub(crate) fn commands(&self, place: &Place) -> Result<Commands> {
         fs::create_dir_all(&place.home)?;
         let mut commands = match &self.kind {
-            Kind::Walden { program, agent, level } => walden_commands(program, *agent, *level, place),
+            Kind::Walden { program, agent, more } => walden_commands(program, *agent, more, place),
             Kind::PgBackRest { program, asynchronous } => pgbackrest(program, *asynchronous, place)?,
             Kind::Barman { bin } => barman(bin, place),
             Kind::WalG { program } => wal_g(program, place),
@@ -205,7 +213,7 @@ fn amazon(place: &Place) -> Vec<(String, String)> {
     variables.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec()
 }
 
-fn walden_commands(program: &str, agent: bool, level: Option<&str>, place: &Place) -> Commands {
+fn walden_commands(program: &str, agent: bool, more: Settings, place: &Place) -> Commands {
     let mut environment = amazon(place);
     let mut set = |name: &str, value: String| environment.push((name.to_owned(), value));
     set("AWS_ALLOW_HTTP", "true".to_owned());
@@ -214,8 +222,8 @@ fn walden_commands(program: &str, agent: bool, level: Option<&str>, place: &Plac
     if !agent {
         set("WALDEN_AGENT", "off".to_owned());
     }
-    if let Some(level) = level {
-        set("WALDEN_WAL_COMPRESSION_LEVEL", level.to_owned());
+    for (name, value) in more {
+        set(name, (*value).to_owned());
     }
     Commands {
         prepare: vec![format!("{program} init --pgdata {}", place.data.display())],
