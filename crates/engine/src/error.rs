@@ -139,6 +139,15 @@ impl EngineError {
             Self::Segment(_) => {
                 Some("the file was left alone; look at pg_wal and at the disk below it".to_owned())
             }
+            // Nothing here overwrites it: that is for whoever has looked at it.
+            Self::Record { what, source } if what.ends_with("incarnation.json") && !source.is_unknown_schema() => Some(
+                "put an older version of this one object back, or remove it and run walden init, which writes it anew and \
+                 changes nothing else"
+                    .to_owned(),
+            ),
+            Self::Record { source, .. } if source.is_unknown_schema() => {
+                Some("use a newer version of walden".to_owned())
+            }
             Self::Postgres { .. }
             | Self::Name(_)
             | Self::Record { .. }

@@ -37,7 +37,10 @@ pub use archiver::{
     Pushed, STAMPS_SETTLED_AFTER, SegmentTimings,
 };
 pub use authority::Authority;
-pub use catalog::{load_overview, load_snapshot, read_backup_record, satisfy};
+pub use catalog::{
+    Amount, CatalogReport, IncarnationContents, ServerContents, catalog_report, load_overview, load_snapshot,
+    read_backup_record, satisfy,
+};
 pub use check::{ArchiverFacts, Check, CheckReport, CheckStatus, check};
 pub use clock::{Clock, SystemClock};
 pub use context::Context;
@@ -53,7 +56,9 @@ pub use planning::{plan, plan_from, window, window_from};
 pub use pressure::{PressureWatch, WalDirectory, wal_pressure};
 pub use priority::Niceness;
 pub use progress::{NoProgress, Progress, Unit};
-pub use rebuild::{RebuildReport, RebuildRequest, index_rebuild};
+pub use rebuild::{
+    CatalogRebuildReport, Difference, DifferenceKind, RebuildReport, RebuildRequest, catalog_rebuild, index_rebuild,
+};
 pub use server::{
     AdoptReport, ServerReport, adopt, find_incarnation, read_incarnation, read_repository, read_server,
     server_report,

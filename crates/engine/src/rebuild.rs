@@ -1,17 +1,22 @@
-//! `walden wal index rebuild`: rollups made again from what they are derived from.
+//! `walden catalog rebuild` and `walden wal index rebuild`: what is derived made again from the objects alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
-use walden_core::index::{LogSummary, Rollup};
-use walden_core::{CatalogSnapshot, Incarnation, IncarnationLayout, IncarnationRecord, Listed, ServerName};
+use walden_core::index::{LogSummary, Rollup, RollupEntry};
+use walden_core::{
+    CatalogSnapshot, DerivedKey, Incarnation, IncarnationLayout, IncarnationRecord, Listed, ServerName,
+};
 use walden_pg::{SegmentId, TimelineId};
 
-use crate::catalog::{Directory, SummaryReader, predecessor, read_all_histories};
+use crate::catalog::{Directory, Kept, SummaryReader, predecessor, read_all_histories};
 use crate::context::Context;
 use crate::error::Result;
 use crate::progress::Unit;
-use crate::rollup::{read_rollup, refresh_backup_rollup, write_rollup};
+use crate::rollup::{read_rollup, renew_backup_rollup, write_rollup};
+
+/// So many differences are told.
+const DIFFERENCES_MAX: usize = 100;
 
 /// Which rollups to make.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -20,6 +25,51 @@ pub struct RebuildRequest {
     pub timeline: Option<TimelineId>,
     /// Also those that are there.
     pub all: bool,
+}
+
+/// How a derived object differed from what the objects tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DifferenceKind {
+    /// It was not there.
+    Missing,
+    /// It was there and could not be used.
+    Unusable,
+    /// It told something else, or less.
+    Different,
+}
+
+/// A derived object that had to be written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Difference {
+    /// Its key.
+    pub key: String,
+    /// What was wrong with it.
+    pub what: DifferenceKind,
+}
+
+/// What [`catalog_rebuild`] did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CatalogRebuildReport {
+    /// The derived objects in the store.
+    #[serde(flatten)]
+    pub derived: RebuildReport,
+    /// Files that were taken out of the local cache.
+    pub forgotten: u64,
+}
+
+/// Makes everything that is derived from an incarnation's objects again, from the objects alone: the rollups of its
+/// segments, the copy of its backup records, and the local cache. What says the same already is not written.
+///
+/// Other writers may be at work, and retention may remove: a rollup that tells of more than there is when it has been
+/// written is corrected at once.
+///
+/// # Errors
+/// Of the store; what was written by then stays.
+pub async fn catalog_rebuild(ctx: &Context, record: &IncarnationRecord) -> Result<CatalogRebuildReport> {
+    let forgotten = Kept::of(ctx).clear();
+    let derived = index_rebuild(ctx, record, RebuildRequest { timeline: None, all: true }).await?;
+    Ok(CatalogRebuildReport { derived, forgotten })
 }
 
 /// What was made.
@@ -37,6 +87,10 @@ pub struct RebuildReport {
     pub unfinished: u64,
     /// Rollups written.
     pub written: u64,
+    /// Rollups that were made again and found to say the same as those that are there.
+    pub same: u64,
+    /// Why others were written, at most 100 of them.
+    pub differences: Vec<Difference>,
     /// Segments that those tell of.
     pub segments: u64,
     /// Segments that were fetched and read for it, because they have no index.
@@ -75,6 +129,8 @@ pub async fn index_rebuild(
         directories: 0,
         unfinished: 0,
         written: 0,
+        same: 0,
+        differences: Vec::new(),
         segments: 0,
         scanned: 0,
         damaged: 0,
@@ -85,8 +141,7 @@ pub async fn index_rebuild(
         rebuild.timeline(timeline).await?;
     }
     if request.timeline.is_none() {
-        let backups = refresh_backup_rollup(ctx, &rebuild.layout, None, request.all).await?;
-        rebuild.report.backups = Some(backups as u64);
+        rebuild.backups().await?;
     }
     Ok(rebuild.report)
 }
@@ -201,15 +256,68 @@ impl Rebuild<'_> {
         let mut snapshot = self.base.clone();
         self.add_before(&mut snapshot, directory, before).await?;
         let summaries = SummaryReader::new(self.ctx, &snapshot).read(directory, None, &[]).await?;
-        let own = LogSummary::of(directory.log, &summaries.entries);
         let earlier = told.values().cloned().collect();
         self.report.segments += summaries.entries.len() as u64;
         self.report.scanned += summaries.scanned;
         self.report.damaged += summaries.damaged();
         let rollup = Rollup::build(directory.timeline, directory.log, summaries.entries, earlier);
-        write_rollup(self.ctx, &self.layout, &rollup, &self.ctx.listing_budget()).await?;
+        match self.put(rollup, directory.has_rollup).await? {
+            Some(kept) => told.insert(directory.log, LogSummary::of(directory.log, &kept)),
+            None => told.remove(&directory.log),
+        };
+        Ok(())
+    }
+
+    /// Writes a rollup unless the one that is there says the same, and looks afterwards whether what it tells of is still
+    /// there. Returns the segments that it tells of in the end; `None` when the directory has been emptied meanwhile.
+    async fn put(&mut self, mut rollup: Rollup, is_there: bool) -> Result<Option<Vec<RollupEntry>>> {
+        let (place, budget) = ((rollup.timeline, rollup.log), self.ctx.listing_budget());
+        let what = if is_there {
+            match read_rollup(self.ctx, &self.layout, place, &budget).await? {
+                Some(old) if old == rollup => {
+                    self.report.same += 1;
+                    return Ok(Some(rollup.segments));
+                }
+                Some(_) => DifferenceKind::Different,
+                None => DifferenceKind::Unusable,
+            }
+        } else {
+            DifferenceKind::Missing
+        };
+        let key = self.layout.rollup(place.0, place.1);
+        self.note(&key, what);
         self.report.written += 1;
-        told.insert(directory.log, own);
+        loop {
+            write_rollup(self.ctx, &self.layout, &rollup, &budget).await?;
+            // Retention may have removed segments since they were listed. If it did so before this listing, it shows here;
+            // if after, retention itself looks for rollups again.
+            let size = self.base.incarnation.segment_size;
+            let there = Directory::list(self.ctx, &self.layout, size, place).await?;
+            let before = rollup.segments.len();
+            rollup.segments.retain(|entry| there.segments.contains_key(&entry.number));
+            if rollup.segments.len() == before {
+                return Ok(Some(rollup.segments));
+            }
+            if rollup.segments.is_empty() {
+                self.ctx.store.delete(key.key(), &budget).await?;
+                return Ok(None);
+            }
+        }
+    }
+
+    fn note(&mut self, key: &DerivedKey, what: DifferenceKind) {
+        if self.report.differences.len() < DIFFERENCES_MAX {
+            self.report.differences.push(Difference { key: key.to_string(), what });
+        }
+    }
+
+    /// The copy of all backup records.
+    async fn backups(&mut self) -> Result<()> {
+        let (refreshed, what) = renew_backup_rollup(self.ctx, &self.layout, self.all).await?;
+        self.report.backups = Some(refreshed as u64);
+        if let Some(what) = what {
+            self.note(&self.layout.backup_rollup(), what);
+        }
         Ok(())
     }
 
@@ -253,8 +361,7 @@ impl Rebuild<'_> {
         self.tell_of_all(timeline, so_far, told).await?;
         let earlier = told.values().cloned().collect();
         let whole = Rollup::build(timeline, newest.log, rollup.segments, earlier);
-        write_rollup(self.ctx, &self.layout, &whole, &budget).await?;
-        self.report.written += 1;
+        self.put(whole, true).await?;
         Ok(())
     }
 }

@@ -14,13 +14,14 @@ use walden_core::{
 };
 use walden_pg::TimelineId;
 use walden_store::{
-    CompressionLevel, Expected, HeaderFields, IdentityHash, RetryBudget, SealedObject, open_sealed,
+    CompressionLevel, Expected, HeaderFields, IdentityHash, Level, RetryBudget, SealedObject, open_sealed,
     seal_bytes,
 };
 
 use crate::catalog::READS_AT_ONCE;
 use crate::context::Context;
 use crate::error::{EngineError, Result};
+use crate::rebuild::DifferenceKind;
 use crate::server::RECORD_BYTES_MAX;
 
 /// Largest plain rollup read or written, in bytes.
@@ -146,6 +147,52 @@ pub(crate) async fn refresh_backup_rollup(
     let is_there =
         level.objects.iter().any(|object| layout.parse(&object.key) == Some(ArchiveObject::BackupRollup));
     let old = if is_there && !anew { read_backup_rollup(ctx, layout, &budget).await? } else { Vec::new() };
+    let copies = collect_copies(ctx, layout, &level, old, fresh).await?;
+    if is_there || !copies.is_empty() {
+        write_backup_rollup(ctx, layout, &copies, &budget).await?;
+    }
+    Ok(copies.len())
+}
+
+/// As [`refresh_backup_rollup`] without a fresh record; writes nothing when what is there says the same. Returns also how
+/// that differed.
+///
+/// # Errors
+/// Of the store.
+pub(crate) async fn renew_backup_rollup(
+    ctx: &Context,
+    layout: &IncarnationLayout,
+    anew: bool,
+) -> Result<(usize, Option<DifferenceKind>)> {
+    let budget = ctx.listing_budget();
+    let level = ctx.store.list_level(&layout.backups_prefix(), &budget).await?;
+    let is_there =
+        level.objects.iter().any(|object| layout.parse(&object.key) == Some(ArchiveObject::BackupRollup));
+    let old = if is_there { read_backup_rollup(ctx, layout, &budget).await? } else { Vec::new() };
+    let known = if anew { Vec::new() } else { old.clone() };
+    let mut copies = collect_copies(ctx, layout, &level, known, None).await?;
+    copies.sort_by(|a, b| a.id.cmp(&b.id));
+    if copies == old {
+        return Ok((copies.len(), None));
+    }
+    write_backup_rollup(ctx, layout, &copies, &budget).await?;
+    let what = match (is_there, old.is_empty()) {
+        (false, _) => DifferenceKind::Missing,
+        (true, true) => DifferenceKind::Unusable,
+        (true, false) => DifferenceKind::Different,
+    };
+    Ok((copies.len(), Some(what)))
+}
+
+/// The records of the backups that are listed: those that are known, and the others read.
+async fn collect_copies(
+    ctx: &Context,
+    layout: &IncarnationLayout,
+    level: &Level,
+    old: Vec<RecordCopy>,
+    fresh: Option<RecordCopy>,
+) -> Result<Vec<RecordCopy>> {
+    let budget = ctx.listing_budget();
     let mut known: BTreeMap<BackupId, RecordCopy> =
         old.into_iter().chain(fresh.clone()).map(|copy| (copy.id.clone(), copy)).collect();
     let mut copies: Vec<RecordCopy> = Vec::new();
@@ -169,10 +216,7 @@ pub(crate) async fn refresh_backup_rollup(
     });
     let read: Vec<Option<RecordCopy>> = reads.buffer_unordered(READS_AT_ONCE).try_collect().await?;
     copies.extend(read.into_iter().flatten());
-    if is_there || !copies.is_empty() {
-        write_backup_rollup(ctx, layout, &copies, &budget).await?;
-    }
-    Ok(copies.len())
+    Ok(copies)
 }
 
 async fn read_derived(

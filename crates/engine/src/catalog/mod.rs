@@ -3,22 +3,26 @@
 //! [`load_snapshot`] lists everything. [`load_overview`] reads what answers most questions about an archive of any
 //! size with a few requests, and [`satisfy`] brings what a planner finds missing in it.
 
+mod cache;
 mod details;
 mod directory;
 mod needs;
 mod overview;
 mod records;
+mod show;
 mod summaries;
 
 use futures::TryStreamExt;
 use walden_core::{ArchiveObject, CatalogSnapshot, IncarnationLayout, IncarnationRecord, Stray};
 use walden_pg::ArchiveFileName;
 
+pub(crate) use self::cache::Kept;
 pub(crate) use self::details::fetch_segment;
 pub(crate) use self::directory::Directory;
 pub use self::needs::satisfy;
 pub use self::overview::load_overview;
 pub use self::records::read_backup_record;
+pub use self::show::{Amount, CatalogReport, IncarnationContents, ServerContents, catalog_report};
 pub(crate) use self::records::{HISTORY_BYTES_MAX, read_all_histories};
 use self::records::{read_backups, read_histories};
 pub(crate) use self::summaries::{SummaryReader, predecessor};

@@ -7,9 +7,10 @@ use walden_core::{
     ArchiveObject, BackupId, BackupRecord, CatalogSnapshot, IncarnationLayout, ObjectKey, RecordKind, Stray,
 };
 use walden_pg::{ArchiveFileName, TimelineHistory, TimelineId};
-use walden_store::{Expected, open_sealed};
+use walden_store::{Expected, Listed, open_sealed};
 
 use super::READS_AT_ONCE;
+use super::cache::Kept;
 use crate::context::Context;
 use crate::error::{EngineError, Result};
 use crate::rollup::read_backup_rollup;
@@ -52,12 +53,16 @@ pub(super) async fn read_histories(ctx: &Context, layout: &IncarnationLayout) ->
     let (mut found, mut wanted) = (Histories::default(), Vec::new());
     for object in listed {
         match layout.parse(&object.key) {
-            Some(ArchiveObject::File(ArchiveFileName::History(timeline))) => wanted.push(timeline),
+            Some(ArchiveObject::File(ArchiveFileName::History(timeline))) => wanted.push((timeline, object)),
             _ => found.strays.push(Stray { key: object.key, reason: "not a history file".to_owned() }),
         }
     }
-    let reads =
-        stream::iter(wanted).map(async |timeline| (timeline, read_history(ctx, layout, timeline).await));
+    let kept = Kept::of(ctx);
+    let kept = &kept;
+    let reads = stream::iter(wanted).map(async |(timeline, object)| {
+        let read = read_history(ctx, layout, timeline, kept, &object).await;
+        (timeline, read)
+    });
     let mut reads = std::pin::pin!(reads.buffer_unordered(READS_AT_ONCE));
     while let Some((timeline, history)) = reads.next().await {
         match history? {
@@ -74,20 +79,31 @@ pub(super) async fn read_histories(ctx: &Context, layout: &IncarnationLayout) ->
     Ok(found)
 }
 
-/// A history file, or what is wrong with it.
+/// A history file that was listed, or what is wrong with it. It is never changed, so it is fetched once.
 async fn read_history(
     ctx: &Context,
     layout: &IncarnationLayout,
     timeline: TimelineId,
+    kept: &Kept,
+    listed: &Listed,
 ) -> Result<Result<TimelineHistory, String>> {
-    let name = ArchiveFileName::History(timeline);
-    let bytes = ctx.store.get(&layout.archive_file(name), HISTORY_BYTES_MAX, &ctx.budget()).await?;
-    let text = name.to_string();
-    let plain = match open_sealed(&bytes, Expected { name: &text, max_plain_bytes: HISTORY_BYTES_MAX }) {
-        Ok(opened) => opened.plain,
-        Err(error) => return Ok(Err(error.to_string())),
-    };
-    Ok(TimelineHistory::parse(timeline, &plain).map_err(|error| error.to_string()))
+    if let Some(Ok(history)) = kept.get(listed).map(|bytes| parse_history(timeline, &bytes)) {
+        return Ok(Ok(history));
+    }
+    let key = layout.archive_file(ArchiveFileName::History(timeline));
+    let bytes = ctx.store.get(&key, HISTORY_BYTES_MAX, &ctx.budget()).await?;
+    let history = parse_history(timeline, &bytes);
+    if history.is_ok() {
+        kept.put(listed, &bytes);
+    }
+    Ok(history)
+}
+
+fn parse_history(timeline: TimelineId, bytes: &[u8]) -> Result<TimelineHistory, String> {
+    let text = ArchiveFileName::History(timeline).to_string();
+    let opened = open_sealed(bytes, Expected { name: &text, max_plain_bytes: HISTORY_BYTES_MAX })
+        .map_err(|error| error.to_string())?;
+    TimelineHistory::parse(timeline, &opened.plain).map_err(|error| error.to_string())
 }
 
 /// The backups of an archive.
