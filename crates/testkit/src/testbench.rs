@@ -56,6 +56,14 @@ impl Testbench {
         installed(self.dir.join("moto/bin/python"))
     }
 
+    /// The Python whose environment holds kubernetes-validate and PyYAML.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::NotFound`] when it is not installed.
+    pub fn kubernetes_python(&self) -> io::Result<PathBuf> {
+        installed(self.dir.join("kubernetes/bin/python"))
+    }
+
     /// Azurite's blob service; started as `azurite-blob --blobHost 127.0.0.1 --blobPort PORT …`.
     ///
     /// # Errors

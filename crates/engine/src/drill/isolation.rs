@@ -43,6 +43,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) data: &'a Path,
     pub(super) hba_file: &'a Path,
     pub(super) ident_file: &'a Path,
+    /// Where a server that wants to tell its number outside of its data directory does.
+    pub(super) pid_file: &'a Path,
     pub(super) owner: Option<Owner>,
     /// Libraries that are to be preloaded although they are not known to be harmless.
     pub(super) preload: &'a [String],
@@ -63,6 +65,7 @@ pub(super) fn isolate(around: &Surroundings<'_>) -> Isolation {
         fixed(around.major).into_iter().map(|(name, value)| setting(name, value)).collect();
     settings.push(setting("shared_preload_libraries", libraries.join(",")));
     settings.push(setting("hba_file", around.hba_file.display().to_string()));
+    settings.push(setting("external_pid_file", around.pid_file.display().to_string()));
     settings.push(setting("ident_file", around.ident_file.display().to_string()));
     if let Some((pages, configured)) = around.smaller_buffers() {
         settings.push(setting("shared_buffers", pages.to_string()));
@@ -92,7 +95,6 @@ fn fixed(major: PgMajor) -> Vec<(&'static str, &'static str)> {
         ("listen_addresses", ""),
         ("unix_socket_permissions", "0700"),
         ("unix_socket_group", ""),
-        ("external_pid_file", ""),
         ("max_logical_replication_workers", "0"),
         ("synchronous_standby_names", ""),
         // Nothing runs by itself.
@@ -229,6 +231,7 @@ mod tests {
             data: top.path(),
             hba_file: top.path(),
             ident_file: top.path(),
+            pid_file: top.path(),
             owner: None,
             preload: &preload,
         };

