@@ -101,7 +101,9 @@ fn no_link_leads_nowhere() {
         "docs/format.md",
         "docs/glossary.md",
         "docs/operations/agent.md",
+        "docs/operations/drill.md",
         "docs/operations/first-archive.md",
+        "docs/kubernetes/README.md",
         "docs/adr/0001-name-and-layout.md",
         "docs/adr/0002-a-server-is-a-log-of-revisions.md",
     ] {

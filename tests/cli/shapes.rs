@@ -4,6 +4,7 @@
 #![expect(dead_code, reason = "the fields are there to be demanded")]
 
 mod agent;
+mod drill;
 mod plan;
 
 use std::collections::BTreeMap;
@@ -11,7 +12,8 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-pub(crate) use self::agent::{AgentStatus, AgentStop, NoAgent};
+pub(crate) use self::agent::{AgentList, AgentStatus, AgentStop, NoAgent};
+pub(crate) use self::drill::{Drill, DrillList};
 pub(crate) use self::plan::{Plan, Required, Target};
 
 #[derive(Debug, Deserialize)]
@@ -698,7 +700,10 @@ pub(crate) fn read_example(form: &str, document: &str) {
         "Window" => drop(read::<Window>(document)),
         "Plan" => drop(read::<Plan>(document)),
         "Restore" => drop(read::<Restore>(document)),
+        "Drill" => drop(read::<Drill>(document)),
+        "DrillList" => drop(read::<DrillList>(document)),
         "AgentStatus" => drop(read::<AgentStatus>(document)),
+        "AgentList" => drop(read::<AgentList>(document)),
         "AgentStop" => drop(read::<AgentStop>(document)),
         "NoAgent" => drop(read::<NoAgent>(document)),
         "Version" => drop(read::<Version>(document)),

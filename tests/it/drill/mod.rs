@@ -3,6 +3,7 @@
 mod bad;
 mod good;
 mod killed;
+mod manifests;
 mod report;
 mod spaces;
 

@@ -16,9 +16,10 @@ pub(super) fn run(session: &Session, arguments: &CheckArgs) -> Result<Exit, Fail
     let ctx = session.context()?;
     let dbname = arguments.connection.dbname()?;
     let asked = asks_the_server(session, dbname);
+    let drill_max_age = session.effective.config.drill.max_age.0;
     let report = runtime::run(async {
         let (facts, unanswered) = ask(dbname, asked).await;
-        let mut report = check(&ctx, data.as_ref(), facts.as_ref()).await?;
+        let mut report = check(&ctx, data.as_ref(), facts.as_ref(), drill_max_age).await?;
         report.checks.extend(unanswered);
         Ok(report)
     })?;
