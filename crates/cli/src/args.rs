@@ -1,6 +1,7 @@
 //! The command line, as clap parses it. Nothing is decided here: settings go through [`crate::config`].
 
 mod agent;
+mod catalog;
 mod drill;
 mod find;
 mod help;
@@ -20,6 +21,7 @@ use walden_engine::restore::TablespaceMapping;
 use walden_pg::TimelineId;
 
 pub(crate) use self::agent::{AgentArgs, AgentRunArgs, AgentVerb};
+pub(crate) use self::catalog::{CatalogShowArgs, CatalogVerb};
 pub(crate) use self::drill::{
     DrillArgs, DrillListArgs, DrillReportArgs, DrillRunArgs, DrillShowArgs, DrillVerb, ReportFormat,
 };
@@ -174,6 +176,9 @@ pub(crate) enum Verb {
     /// Take and list base backups
     #[command(subcommand, long_about = help::BACKUP)]
     Backup(BackupVerb),
+    /// Show what is in the repository, and make what is derived from it again
+    #[command(subcommand, long_about = help::CATALOG)]
+    Catalog(CatalogVerb),
     /// Show what can be restored: timelines, backups, gaps
     #[command(long_about = help::WINDOW, after_help = help::WINDOW_EXAMPLES)]
     Window(WhichArgs),

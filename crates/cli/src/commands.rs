@@ -4,6 +4,7 @@ mod agent;
 mod agent_run;
 mod agent_status;
 mod backup;
+mod catalog;
 mod check;
 mod config;
 mod drill;
@@ -56,6 +57,7 @@ pub(crate) fn run(session: &Session, verb: Verb) -> Result<Exit, Failure> {
         Verb::Backup(BackupVerb::Create(arguments)) => backup::create(session, &arguments),
         Verb::Backup(BackupVerb::List(which)) => backup::list(session, &which),
         Verb::Backup(BackupVerb::Show { which, id }) => backup::show(session, &which, &id),
+        Verb::Catalog(verb) => catalog::run(session, &verb),
         Verb::Window(which) => window::run(session, &which),
         Verb::Plan(arguments) => plan::run(session, &arguments),
         Verb::Restore(arguments) => restore::run(session, &arguments),
@@ -159,6 +161,7 @@ impl Verb {
                 Some(AgentVerb::Status(pgdata) | AgentVerb::Stop(pgdata)) => (pgdata.pgdata.as_ref(), None),
             },
             Self::Server(ServerVerb::Show)
+            | Self::Catalog(_)
             | Self::Config(ConfigVerb::Show)
             | Self::Wal(WalVerb::Push(_) | WalVerb::Get(_) | WalVerb::Show { .. })
             | Self::Completions { .. }

@@ -238,7 +238,7 @@ async fn read_derived(
 }
 
 fn unusable<T>(key: &DerivedKey, reason: &str) -> Option<T> {
-    tracing::warn!(%key, reason, "a rollup can't be used: walden wal index rebuild makes it anew");
+    tracing::warn!(%key, reason, "a rollup can't be used: walden catalog rebuild makes it anew");
     None
 }
 

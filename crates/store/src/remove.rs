@@ -287,6 +287,11 @@ impl Fate {
     fn of_azure(reason: &str, status: u16) -> Self {
         let text = one_line(&format!("HTTP {status}: {reason}"), 200);
         match status {
+            404 if reason.contains("container") => {
+                let mut failure = Failure::nonsense(&text);
+                failure.class = FailureClass::BucketMissing;
+                Self::Failed(failure)
+            }
             404 => Self::Gone,
             // Immutability policies, legal holds, leases, snapshots: the blob is held by something.
             409 | 412 => Self::Kept(KeptReason::Locked, text),
@@ -379,7 +384,8 @@ mod tests {
         let (reason, status) = azure_refusal(text).unwrap();
         assert_eq!(reason, "This operation is not permitted as the blob is immutable due to a policy.");
         assert_eq!(word(&Fate::of_azure(&reason, status)), "locked");
-        assert_eq!(word(&Fate::of_azure("gone", 404)), "gone");
+        assert_eq!(word(&Fate::of_azure("The specified blob does not exist.", 404)), "gone");
+        assert_eq!(word(&Fate::of_azure("The specified container does not exist.", 404)), "failed");
         assert_eq!(word(&Fate::of_azure("no", 403)), "denied");
         assert_eq!(word(&Fate::of_azure("busy", 503)), "again");
         assert_eq!(azure_refusal("Got invalid bulk delete response: x"), None);

@@ -171,6 +171,39 @@ Examples:
   walden wal find --xid 74213
   walden wal find --restore-point before_migration --output json";
 
+pub(super) const CATALOG: &str = "\
+What is in the repository, and what is derived from it.
+
+The catalog is nobody's file: it is read from the objects each time. What speeds that up (rollups in the repository, a cache in \
+the state directory) can be made again at any time and is never trusted over the objects.";
+
+pub(super) const CATALOG_SHOW: &str = "\
+Show what is in the repository: for each incarnation of the server its segments, backups, history files, pins and records with \
+their bytes, its first and last commit, and every object that does not belong there or is damaged, with the reason. Nothing \
+is changed.
+
+Takes requests in proportion to what it shows: directories are listed, and rollups tell of the segments in them. What is in a \
+backup's directory is not listed: walden verify does that.";
+
+pub(super) const CATALOG_SHOW_EXAMPLES: &str = "\
+Examples:
+  walden catalog show
+  All servers of the repository:
+    walden catalog show --all-servers
+  In a script:
+    walden catalog show --output json | jq -r '.servers[].incarnations[].foreign[] | .key'";
+
+pub(super) const CATALOG_REBUILD: &str = "\
+Make everything that is derived again, from the objects alone: the rollups of the WAL, the copy of the backup records, and the \
+cache in the state directory. Tells what differed, and writes only that.
+
+Never needed for a correct answer. Archiving, backups and retention may go on meanwhile.";
+
+pub(super) const CATALOG_REBUILD_EXAMPLES: &str = "\
+Examples:
+  walden catalog rebuild
+  walden catalog rebuild --output json | jq '.differences'";
+
 pub(super) const WAL_INDEX: &str = "\
 What is derived from the archived WAL: summaries that make plans and searches quick. Everything in them can be made \
 again from the segments, and nothing is lost with them.";
