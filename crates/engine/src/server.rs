@@ -18,6 +18,8 @@ use crate::fs::sync_directory;
 
 /// Largest JSON record read, in bytes.
 pub(crate) const RECORD_BYTES_MAX: u64 = 16 << 20;
+/// What arrives damaged is read this often before it counts as damaged in the store.
+pub(crate) const READS_OF_DAMAGED: u32 = 2;
 /// Most tries to write the next revision of a server while others do the same.
 const REVISION_TRIES_MAX: u32 = 8;
 
@@ -27,12 +29,22 @@ pub(crate) async fn read_record<T: DeserializeOwned>(
     kind: RecordKind,
     key: &ObjectKey,
 ) -> Result<Option<T>> {
-    match ctx.store.get(key, RECORD_BYTES_MAX, &ctx.budget()).await {
-        Ok(bytes) => decode_envelope(kind, &bytes)
-            .map(Some)
-            .map_err(|source| EngineError::Record { what: key.to_string(), source }),
-        Err(error) if error.is_object_not_found() => Ok(None),
-        Err(error) => Err(error.into()),
+    let mut reads = 1;
+    loop {
+        let bytes = match ctx.store.get(key, RECORD_BYTES_MAX, &ctx.budget()).await {
+            Ok(bytes) => bytes,
+            Err(error) if error.is_object_not_found() => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        match decode_envelope(kind, &bytes) {
+            Ok(record) => return Ok(Some(record)),
+            // The damage may lie on the way.
+            Err(error) if reads < READS_OF_DAMAGED && !error.is_unknown_schema() => {
+                tracing::warn!(%key, %error, "a record arrived damaged: reading it again");
+                reads += 1;
+            }
+            Err(source) => return Err(EngineError::Record { what: key.to_string(), source }),
+        }
     }
 }
 

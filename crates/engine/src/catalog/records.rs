@@ -14,7 +14,7 @@ use super::cache::Kept;
 use crate::context::Context;
 use crate::error::{EngineError, Result};
 use crate::rollup::read_backup_rollup;
-use crate::server::read_record;
+use crate::server::{READS_OF_DAMAGED, read_record};
 
 /// Largest history file read, in bytes: thousands of lines.
 pub(crate) const HISTORY_BYTES_MAX: u64 = 16 << 20;
@@ -91,12 +91,19 @@ async fn read_history(
         return Ok(Ok(history));
     }
     let key = layout.archive_file(ArchiveFileName::History(timeline));
-    let bytes = ctx.store.get(&key, HISTORY_BYTES_MAX, &ctx.budget()).await?;
-    let history = parse_history(timeline, &bytes);
-    if history.is_ok() {
-        kept.put(listed, &bytes);
+    let mut reads = 1;
+    loop {
+        let bytes = ctx.store.get(&key, HISTORY_BYTES_MAX, &ctx.budget()).await?;
+        let history = parse_history(timeline, &bytes);
+        if history.is_ok() {
+            kept.put(listed, &bytes);
+        } else if reads < READS_OF_DAMAGED {
+            // The damage may lie on the way.
+            reads += 1;
+            continue;
+        }
+        return Ok(history);
     }
-    Ok(history)
 }
 
 fn parse_history(timeline: TimelineId, bytes: &[u8]) -> Result<TimelineHistory, String> {

@@ -111,18 +111,18 @@ impl Archiving {
         match pushed {
             Ok(report) => {
                 world.stage.note(self.actor, &format!("acked {} {:?}", file.name, report.outcome));
-                world.model.ack(&file.name, &file.bytes);
+                world.model.ack(&file.name, &file.bytes, world.was_removed(&file.name));
                 Pushed::Acked
             }
             Err(error) if error.kind() == ErrorKind::Conflict => {
                 world.stage.note(self.actor, &format!("{error}"));
-                world.model.conflict(&file.name, &file.bytes);
+                world.model.conflict(&file.name, &file.bytes, world.was_removed(&file.name));
                 Pushed::Conflict
             }
             Err(error) => {
                 world.stage.note(self.actor, &format!("push {}: {error}", file.name));
                 if world.cast.broken == Some(Broken::FalseAck) && error.kind() == ErrorKind::Unavailable {
-                    world.model.ack(&file.name, &file.bytes);
+                    world.model.ack(&file.name, &file.bytes, world.was_removed(&file.name));
                     return Pushed::Acked;
                 }
                 Pushed::NotYet
@@ -183,7 +183,8 @@ pub(crate) async fn fetch_one(world: &World, host: &Host, actor: ActorId, name: 
     let whole = host.data.join(destination);
     let _ = std::fs::remove_file(&whole);
     let fetched = Fetcher::new(world.context(host, actor)).fetch(name, destination, &host.data).await;
-    let still = world.model.acked(name);
+    // Another push may have acknowledged it meanwhile, and retention may have removed it.
+    let acked = before.or_else(|| world.model.acked(name));
     match fetched {
         Err(error) => {
             world.stage.note(actor, &format!("get {name}: {error}"));
@@ -194,7 +195,7 @@ pub(crate) async fn fetch_one(world: &World, host: &Host, actor: ActorId, name: 
         }
         Ok(report) if report.outcome == FetchOutcome::Absent => {
             world.stage.note(actor, &format!("get {name}: absent"));
-            if before.is_some() && still.is_some() {
+            if before.is_some() && !world.was_removed(name) {
                 world.model.broken(format!("an acknowledged file was called absent name={name}"));
             }
             Some(false)
@@ -202,7 +203,7 @@ pub(crate) async fn fetch_one(world: &World, host: &Host, actor: ActorId, name: 
         Ok(_) => {
             world.stage.note(actor, &format!("got {name}"));
             let bytes = std::fs::read(&whole).unwrap();
-            if before.or(still).is_some_and(|acked| acked != bytes) {
+            if acked.is_some_and(|acked| acked != bytes) {
                 world.model.broken(format!("other bytes than acknowledged came back name={name}"));
             }
             if !world.model.was_offered(name, &bytes) {
@@ -213,13 +214,22 @@ pub(crate) async fn fetch_one(world: &World, host: &Host, actor: ActorId, name: 
     }
 }
 
-/// Takes a backup, once.
+/// Takes a backup, once, of what a server is writing.
 pub(crate) async fn back_up(world: &World, host: &Host, actor: ActorId) {
+    back_up_slot(world, host, actor, false).await;
+}
+
+/// Takes a backup when the servers have written everything.
+pub(crate) async fn back_up_late(world: &World, host: &Host, actor: ActorId) {
+    back_up_slot(world, host, actor, true).await;
+}
+
+async fn back_up_slot(world: &World, host: &Host, actor: ActorId, late: bool) {
     let mut dice = world.dice(actor);
     let servers = world.servers();
     // A clone's own WAL may never get in.
     let (_, server) = dice.of(&servers);
-    let slot = dice.of(&server.slots).clone();
+    let slot = if late { server.slots.last().unwrap() } else { dice.of(&server.slots) }.clone();
     let stop = *dice.of(&slot.stops);
     make_data_directory(&host.data, Some(&slot));
     tokio::time::sleep(dice.millis(20_000)).await;
@@ -264,7 +274,7 @@ pub(crate) async fn read_catalog(world: &World, host: &Host, actor: ActorId) {
                 for name in acked.keys().filter(|_| world.cast.faults.stale_list == 0) {
                     let segment = name.parse::<SegmentName>().ok().and_then(|name| name.id(SIZE).ok());
                     if segment.is_some_and(|segment| !snapshot.has_segment(segment))
-                        && world.model.acked(name).is_some()
+                        && !world.was_removed(name)
                     {
                         world.model.broken(format!("the catalog lacks an acknowledged segment name={name}"));
                     }

@@ -9,9 +9,11 @@
 #![expect(clippy::unwrap_used, reason = "a test that can't go on ends loudly")]
 
 mod actors;
+mod keeping;
 mod model;
 mod oracle;
 mod postgres;
+mod regressions;
 mod run;
 mod wal;
 mod world;
@@ -104,5 +106,20 @@ fn the_campaign_notices_an_overwritten_object() {
 fn the_campaign_notices_a_false_acknowledgement() {
     notices(Broken::FalseAck, "an acknowledged file was called absent", |cast| {
         cast.faults = Faults { error_before: 600, ..Faults::NONE };
+    });
+}
+
+#[test]
+fn the_campaign_notices_retention_that_removes_the_last_first() {
+    notices(Broken::ReversedRetention, "a committed backup lacks an object", |cast| {
+        (cast.retentions, cast.backups, cast.primary, cast.clone) = (1, 3, true, false);
+        cast.faults.crash_before = 100;
+    });
+}
+
+#[test]
+fn the_campaign_notices_retention_that_keeps_less_than_promised() {
+    notices(Broken::ShorterWindow, "inside the window can't be restored any more", |cast| {
+        (cast.retentions, cast.backups, cast.primary, cast.clone) = (1, 3, true, false);
     });
 }

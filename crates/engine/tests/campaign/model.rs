@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use walden_core::BackupRecord;
+use jiff::Timestamp;
+use walden_core::{BackupId, BackupRecord};
 
 /// Files are known by their names and by which server wrote them.
 #[derive(Debug, Default)]
@@ -12,8 +13,10 @@ struct State {
     acked: BTreeMap<String, &'static [u8]>,
     /// What was offered under a name, promised or not.
     offered: BTreeMap<String, Vec<&'static [u8]>>,
-    /// Promises that were taken back by who may: what retention removed.
-    withdrawn: BTreeSet<String>,
+    /// Backups that an operator was told are pinned.
+    pinned: BTreeSet<BackupId>,
+    /// What retention was to keep: the latest moment before which everything may go.
+    kept_from: Option<Timestamp>,
     backups: Vec<BackupRecord>,
     conflicts: u64,
     violations: Vec<String>,
@@ -46,11 +49,11 @@ impl Model {
         }
     }
 
-    /// A push has said that the file is in the archive.
-    pub(crate) fn ack(&self, name: &str, bytes: &'static [u8]) {
+    /// A push has said that the file is in the archive. `anew` says that one of its name was removed before.
+    pub(crate) fn ack(&self, name: &str, bytes: &'static [u8], anew: bool) {
         let mut state = self.lock();
         match state.acked.get(name) {
-            Some(before) if *before != bytes => {
+            Some(before) if *before != bytes && !anew => {
                 let what = format!("two different files were acknowledged under one name name={name}");
                 state.violations.push(what);
             }
@@ -58,13 +61,13 @@ impl Model {
         }
     }
 
-    pub(crate) fn conflict(&self, name: &str, bytes: &'static [u8]) {
+    pub(crate) fn conflict(&self, name: &str, bytes: &'static [u8], anew: bool) {
         let mut state = self.lock();
         state.conflicts += 1;
         if state.offered.get(name).is_none_or(|offered| offered.iter().all(|other| *other == bytes)) {
             state.violations.push(format!("a conflict where only one file was offered name={name}"));
         }
-        if state.acked.get(name).is_some_and(|acked| *acked == bytes) {
+        if !anew && state.acked.get(name).is_some_and(|acked| *acked == bytes) {
             state.violations.push(format!("a conflict over what was acknowledged name={name}"));
         }
     }
@@ -75,14 +78,11 @@ impl Model {
 
     /// What was acknowledged under a name.
     pub(crate) fn acked(&self, name: &str) -> Option<&'static [u8]> {
-        let state = self.lock();
-        state.acked.get(name).copied().filter(|_| !state.withdrawn.contains(name))
+        self.lock().acked.get(name).copied()
     }
 
     pub(crate) fn all_acked(&self) -> BTreeMap<String, &'static [u8]> {
-        let state = self.lock();
-        let kept = state.acked.iter().filter(|(name, _)| !state.withdrawn.contains(*name));
-        kept.map(|(name, bytes)| (name.clone(), *bytes)).collect()
+        self.lock().acked.clone()
     }
 
     pub(crate) fn was_offered(&self, name: &str, bytes: &[u8]) -> bool {
@@ -91,6 +91,25 @@ impl Model {
 
     pub(crate) fn committed(&self, record: BackupRecord) {
         self.lock().backups.push(record);
+    }
+
+    /// A backup was said to be pinned.
+    pub(crate) fn pin(&self, backup: BackupId) {
+        self.lock().pinned.insert(backup);
+    }
+
+    pub(crate) fn pinned(&self) -> BTreeSet<BackupId> {
+        self.lock().pinned.clone()
+    }
+
+    /// Retention is about to remove what only moments before this one need.
+    pub(crate) fn may_forget_before(&self, moment: Timestamp) {
+        let mut state = self.lock();
+        state.kept_from = state.kept_from.max(Some(moment));
+    }
+
+    pub(crate) fn kept_from(&self) -> Option<Timestamp> {
+        self.lock().kept_from
     }
 
     pub(crate) fn backups(&self) -> Vec<BackupRecord> {

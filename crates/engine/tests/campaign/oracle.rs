@@ -14,11 +14,12 @@ use walden_store::{Expected, open_sealed};
 use walden_testkit::simulation::{ActorId, Effect};
 
 use crate::actors::fetch_one;
-use crate::wal::SIZE;
+use crate::keeping::{Restorable, commits_in, compare, pinned_are_there, restorable};
+use crate::wal::{Commit, SIZE};
 use crate::world::{Dice, Host, World};
 
 /// The whole inquiry; what is found is told to the model.
-pub(crate) async fn inquire(world: &World) {
+pub(crate) async fn inquire(world: &World, before: Option<&Restorable>) {
     let actor = world.actor();
     let host = world.host("oracle", None);
     every_promise_is_kept(world, &host, actor).await;
@@ -29,18 +30,23 @@ pub(crate) async fn inquire(world: &World) {
         Err(error) => return world.model.broken(format!("the incarnation can't be found: {error}")),
     };
     every_object_is_sound(world, &record);
-    for backup in all_backups(world, &record) {
-        backup_is_whole(world, &ctx, &record, &backup).await;
+    let backups = all_backups(world, &record);
+    for backup in &backups {
+        backup_is_whole(world, &ctx, &record, backup).await;
+    }
+    pinned_are_there(world, &backups);
+    if let Some(before) = before {
+        compare(world, before, &restorable(world, &backups));
     }
     catalog_survives_a_rebuild(world, &ctx, &record).await;
-    for (number, backup) in world.model.backups().iter().enumerate() {
+    for (number, backup) in backups.iter().enumerate() {
         backup_can_be_planned(world, &ctx, &record, backup, number).await;
     }
 }
 
 async fn every_promise_is_kept(world: &World, host: &Host, actor: ActorId) {
     for name in world.model.all_acked().keys() {
-        if fetch_one(world, host, actor, name).await.is_none() {
+        if !world.was_removed(name) && fetch_one(world, host, actor, name).await.is_none() {
             world
                 .model
                 .broken(format!("an acknowledged file can't be fetched although nothing fails name={name}"));
@@ -53,6 +59,7 @@ async fn every_promise_is_kept(world: &World, host: &Host, actor: ActorId) {
 
 /// Only what is derived may be overwritten, and only what is a probe's may be removed, besides what retention removes.
 fn no_object_was_replaced(world: &World) {
+    let removers = world.removers.lock().unwrap().clone();
     let enforced = world.cast.conditional == walden_testkit::simulation::ConditionalPuts::Enforced;
     for effect in world.stage.effects() {
         match effect {
@@ -67,7 +74,7 @@ fn no_object_was_replaced(world: &World) {
                     world.model.broken(format!("an object was overwritten key={key}"));
                 }
             }
-            Effect::Removed { key, .. } if !key.contains("/probe/") => {
+            Effect::Removed { key, by, .. } if !key.contains("/probe/") && !removers.contains(&by) => {
                 world.model.broken(format!("an object was removed key={key}"));
             }
             Effect::Created { .. } | Effect::Removed { .. } => {}
@@ -90,7 +97,7 @@ fn every_object_is_sound(world: &World, record: &IncarnationRecord) {
         if !key.starts_with(&layout.prefix()) {
             continue;
         }
-        if layout.parse(key).is_none() {
+        if layout.parse(key).is_none() && !key.contains("/probe/") {
             world.model.broken(format!("an object has no meaning key={key}"));
         }
         if key.ends_with(".zst") && plain(&stored.bytes).is_none() && !key.contains("/pack/") {
@@ -100,9 +107,10 @@ fn every_object_is_sound(world: &World, record: &IncarnationRecord) {
 }
 
 /// Every commit record in the store, whoever was told of it; all that the model knows are among them.
-fn all_backups(world: &World, record: &IncarnationRecord) -> Vec<BackupRecord> {
+pub(crate) fn all_backups(world: &World, record: &IncarnationRecord) -> Vec<BackupRecord> {
     let layout = walden_core::ServerLayout::new(record.server.clone()).incarnation(record.incarnation());
     let objects = world.stage.objects();
+    let (removals, removers) = (world.stage.removals(), world.removers.lock().unwrap().clone());
     let mut backups = Vec::new();
     for (key, stored) in &objects {
         if key.starts_with(&format!("prefix/{}backup/", layout.prefix())) && key.ends_with("/backup.json") {
@@ -113,7 +121,9 @@ fn all_backups(world: &World, record: &IncarnationRecord) -> Vec<BackupRecord> {
         }
     }
     for promised in world.model.backups() {
-        if !backups.contains(&promised) {
+        let key = format!("prefix/{}", layout.backup(&promised.id).commit());
+        let removed = removals.iter().any(|(gone, by)| *gone == key && removers.contains(by));
+        if !backups.contains(&promised) && !removed {
             world.model.broken(format!("a committed backup is not there or another id={}", promised.id));
         }
     }
@@ -161,7 +171,7 @@ async fn catalog_survives_a_rebuild(world: &World, ctx: &Context, record: &Incar
     };
     for name in world.model.all_acked().keys() {
         let id = name.parse::<SegmentName>().ok().and_then(|name| name.id(SIZE).ok());
-        if id.is_some_and(|id| !before.has_segment(id)) {
+        if id.is_some_and(|id| !before.has_segment(id)) && !world.was_removed(name) {
             world.model.broken(format!("the catalog lacks an acknowledged segment name={name}"));
         }
     }
@@ -185,21 +195,32 @@ async fn catalog_survives_a_rebuild(world: &World, ctx: &Context, record: &Incar
 }
 
 /// The commits that a recovery from a backup along its own timeline can reach, by the model: up to the first segment
-/// that was not acknowledged.
-fn reachable(world: &World, backup: &BackupRecord) -> Vec<crate::wal::Commit> {
-    let acked = world.model.all_acked();
+/// that is not there.
+fn reachable(world: &World, backup: &BackupRecord) -> Vec<Commit> {
+    let objects = world.stage.objects();
     let mut commits = Vec::new();
     let mut number = SIZE.segment_of(backup.start_lsn);
     loop {
-        let name = SegmentId::new(backup.timeline, number).name(SIZE);
-        let Some(bytes) = acked.get(&name.to_string()) else { return commits };
-        let is_this = |file: &&crate::wal::WalFile| file.name == name.to_string() && file.bytes == **bytes;
-        let author = [&crate::wal::wal().primary, &crate::wal::wal().promoted, &crate::wal::wal().clone]
-            .into_iter()
-            .find(|server| server.files.iter().any(|file| is_this(&file)));
-        commits.extend(author.and_then(|server| server.commits.get(&name)).into_iter().flatten());
+        let segment = SegmentId::new(backup.timeline, number);
+        let end = format!("/{}.zst", segment.name(SIZE));
+        if !objects.keys().any(|key| key.ends_with(&end)) {
+            return commits;
+        }
+        commits.extend(commits_in(world, segment));
         number = number.next();
     }
+}
+
+/// Whether segments of the backup's timeline are missing behind it, with others behind them.
+fn has_gap(world: &World, backup: &BackupRecord) -> bool {
+    let objects = world.stage.objects();
+    let names = objects.keys().filter_map(|key| key.rsplit('/').next()?.strip_suffix(".zst")?.parse().ok());
+    let ids = names.filter_map(|name: SegmentName| name.id(SIZE).ok());
+    let behind =
+        ids.filter(|id| id.timeline == backup.timeline && id.number >= SIZE.segment_of(backup.start_lsn));
+    let numbers: Vec<u64> = behind.map(|id| id.number.get()).collect();
+    let last = numbers.iter().max().copied().unwrap_or_default();
+    last + 1 - SIZE.segment_of(backup.start_lsn).get() != numbers.len() as u64
 }
 
 fn request(backup: &BackupRecord, target: RecoveryTarget) -> RecoveryRequest {
@@ -224,7 +245,11 @@ async fn backup_can_be_planned(
     let mut dice = Dice::new(world.seed, 7 + number as u64);
     let behind: Vec<_> =
         reachable(world, backup).into_iter().filter(|commit| commit.lsn >= backup.stop_lsn).collect();
-    let mut targets = vec![RecoveryTarget::Immediate, RecoveryTarget::Latest];
+    let mut targets = vec![RecoveryTarget::Immediate];
+    // What was kept for its own sake may have lost the WAL behind it.
+    if !has_gap(world, backup) {
+        targets.push(RecoveryTarget::Latest);
+    }
     let chosen = (!behind.is_empty()).then(|| *dice.of(&behind));
     targets.extend(chosen.map(|commit| RecoveryTarget::Xid(u64::from(commit.xid))));
     // PostgreSQL needs to see a later transaction.
@@ -267,6 +292,7 @@ async fn restored_as_it_was(world: &World, ctx: &Context, plan: &walden_core::Re
         settings: Vec::new(),
         archive_mode: ArchiveMode::Preserve,
         start: None,
+        drill: false,
     };
     if let Err(error) = execute(ctx, plan, request).await {
         return world.model.broken(format!("a planned restore fails although nothing fails: {error}"));

@@ -5,11 +5,13 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use walden_testkit::simulation::{ConditionalPuts, Faults};
+use futures::future::LocalBoxFuture;
+use walden_testkit::simulation::{ActorId, ConditionalPuts, Faults};
 
-use crate::actors::{Archiving, back_up, fetch_some, read_catalog};
+use crate::actors::{Archiving, back_up, back_up_late, fetch_some, read_catalog};
+use crate::keeping::{let_time_pass, pin_some, restorable, retain};
 use crate::oracle::inquire;
-use crate::world::{Broken, Cast, World};
+use crate::world::{Broken, Cast, Host, World};
 
 /// What came of one world.
 #[derive(Debug, Clone)]
@@ -60,7 +62,9 @@ pub(crate) fn run(seed: u64, cast: Cast) -> Outcome {
     walden_store::seed_this_thread(seed);
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-    runtime.block_on(async {
+    // What an actor does need not be sent to another thread: all of a world happens on this one.
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime, async {
         let world = World::new(seed, cast);
         world.stage.run(act(&world)).await;
         Outcome {
@@ -76,46 +80,46 @@ pub(crate) fn run(seed: u64, cast: Cast) -> Outcome {
     })
 }
 
+/// What an actor does from the beginning of a life.
+type Actor = fn(Arc<World>, Host, ActorId) -> LocalBoxFuture<'static, ()>;
+
+/// An actor by the name of its function.
+macro_rules! actor {
+    ($act:path) => {
+        |world, host, actor| Box::pin(async move { $act(&world, &host, actor).await })
+    };
+}
+
 async fn act(world: &Arc<World>) {
     world.initialize().await;
     match world.cast.broken {
         Some(Broken::Store(defect)) => world.stage.has(defect),
         Some(Broken::Overwrites) => world.stage.set_conditional(ConditionalPuts::Ignored),
-        Some(Broken::FalseAck) | None => {}
+        Some(Broken::FalseAck | Broken::ReversedRetention | Broken::ShorterWindow) | None => {}
     }
     let servers = world.servers();
     let archiving: Vec<Archiving> =
         servers.iter().map(|(name, server)| Archiving::new(world, name, server)).collect();
-    let mut all: Vec<std::pin::Pin<Box<dyn Future<Output = ()>>>> = Vec::new();
+    let mut all = Together::default();
     for archiving in &archiving {
-        let world = Arc::clone(world);
-        all.push(Box::pin(async move {
-            let act = || {
-                let (world, archiving) = (Arc::clone(&world), archiving.clone());
-                async move { archiving.push_all(&world).await }
-            };
-            world.live(archiving.actor, archiving.name, act).await;
-        }));
+        all.archive(world, archiving);
     }
-    macro_rules! others {
-        ($count:expr, $what:literal, $act:path) => {
-            for number in 0..$count {
-                let (world, actor) = (Arc::clone(world), world.actor());
-                let host = world.host(&format!("{}{number}", $what), None);
-                all.push(Box::pin(async move {
-                    let act = || {
-                        let (world, host) = (Arc::clone(&world), host.clone());
-                        async move { $act(&world, &host, actor).await }
-                    };
-                    world.live(actor, $what, act).await;
-                }));
-            }
-        };
+    all.add(world, world.cast.getters, "getter", actor!(fetch_some));
+    all.add(world, world.cast.backups, "backup", actor!(back_up));
+    all.add(world, usize::from(world.cast.catalog), "catalog", actor!(read_catalog));
+    all.end().await;
+
+    let mut before = None;
+    if world.cast.retentions > 0 {
+        let_time_pass(world).await;
+        before = Some(restorable(world, &world.model.backups()));
+        all.add(world, world.cast.retentions, "retention", actor!(retain));
+        all.add(world, world.cast.pinners, "pin", actor!(pin_some));
+        all.add(world, world.cast.late_backups, "late backup", actor!(back_up_late));
+        all.add(world, world.cast.getters, "late getter", actor!(fetch_some));
+        all.add(world, usize::from(world.cast.catalog), "late catalog", actor!(read_catalog));
+        all.end().await;
     }
-    others!(world.cast.getters, "getter", fetch_some);
-    others!(world.cast.backups, "backup", back_up);
-    others!(usize::from(world.cast.catalog), "catalog", read_catalog);
-    futures::future::join_all(all).await;
 
     world.stage.set_faults(Faults::NONE);
     world.stage.deliver_late();
@@ -123,7 +127,37 @@ async fn act(world: &Arc<World>) {
         world.stage.note(archiving.actor, "nothing fails any more");
         archiving.finish(world).await;
     }
-    inquire(world).await;
+    inquire(world, before.as_ref()).await;
+}
+
+/// Actors that act at the same time.
+#[derive(Default)]
+struct Together<'a>(Vec<std::pin::Pin<Box<dyn Future<Output = ()> + 'a>>>);
+
+impl<'a> Together<'a> {
+    fn archive(&mut self, world: &'a Arc<World>, archiving: &'a Archiving) {
+        self.0.push(Box::pin(async move {
+            let act = || {
+                let (world, archiving) = (Arc::clone(world), archiving.clone());
+                async move { archiving.push_all(&world).await }
+            };
+            world.live(archiving.actor, archiving.name, act).await;
+        }));
+    }
+
+    fn add(&mut self, world: &'a Arc<World>, count: usize, what: &'static str, act: Actor) {
+        for number in 0..count {
+            let actor = world.actor();
+            let host = world.host(&format!("{what}{number}"), None);
+            self.0.push(Box::pin(async move {
+                world.live(actor, what, || act(Arc::clone(world), host.clone(), actor)).await;
+            }));
+        }
+    }
+
+    async fn end(&mut self) {
+        futures::future::join_all(std::mem::take(&mut self.0)).await;
+    }
 }
 
 /// Runs many worlds, some at once; in the order of their seeds.
@@ -156,7 +190,11 @@ pub(crate) fn many(seeds: Range<u64>) -> Vec<Outcome> {
 /// The same seed with as few actors and faults as still break a promise.
 pub(crate) fn smallest(outcome: &Outcome) -> Outcome {
     let mut smallest = outcome.clone();
-    let smaller: [fn(&mut Cast); 15] = [
+    let smaller: [fn(&mut Cast); 19] = [
+        |cast| cast.retentions = cast.retentions.min(1),
+        |cast| cast.retentions = 0,
+        |cast| cast.pinners = 0,
+        |cast| cast.late_backups = 0,
         |cast| cast.pipelines = false,
         |cast| cast.inits = 1,
         |cast| cast.getters = 0,

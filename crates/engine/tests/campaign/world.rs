@@ -1,8 +1,9 @@
 //! One run: who acts, what goes wrong, and what every actor does.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -67,6 +68,11 @@ pub(crate) struct Cast {
     pub(crate) getters: usize,
     pub(crate) backups: usize,
     pub(crate) catalog: bool,
+    /// How many carry out retention at once, when the servers have archived.
+    pub(crate) retentions: usize,
+    pub(crate) pinners: usize,
+    /// Backups that begin while retention runs.
+    pub(crate) late_backups: usize,
     /// How far the clocks of hosts jump, in milliseconds.
     pub(crate) clocks_jump: i64,
     /// What is broken on purpose, so that it must be noticed.
@@ -82,6 +88,10 @@ pub(crate) enum Broken {
     Overwrites,
     /// A server that takes a failed push for an acknowledgement.
     FalseAck,
+    /// Retention that removes the last first.
+    ReversedRetention,
+    /// Retention that plans by a shorter window than was promised.
+    ShorterWindow,
 }
 
 impl Cast {
@@ -135,8 +145,11 @@ impl Cast {
             clone: enforced && dice.percent(40),
             pipelines: dice.percent(50),
             getters: dice.below(3),
-            backups: dice.below(3),
+            backups: dice.below(4),
             catalog: dice.percent(40),
+            retentions: if dice.percent(60) { 1 + dice.below(2) } else { 0 },
+            pinners: dice.below(2),
+            late_backups: dice.below(2),
             broken: None,
             clocks_jump: if dice.percent(30) { 3_600_000 } else { 0 },
         }
@@ -161,6 +174,8 @@ pub(crate) struct World {
     directory: TempDir,
     pool: Arc<Pool>,
     actors: AtomicUsize,
+    /// Actors that may remove objects.
+    pub(crate) removers: Mutex<BTreeSet<ActorId>>,
 }
 
 impl World {
@@ -174,7 +189,15 @@ impl World {
             directory: temporary_directory(),
             pool: Pool::obtain(),
             actors: AtomicUsize::new(0),
+            removers: Mutex::default(),
         })
+    }
+
+    /// Whether an object of an archived file was removed by who may.
+    pub(crate) fn was_removed(&self, name: &str) -> bool {
+        let end = format!("/{name}.zst");
+        let removers = self.removers.lock().unwrap().clone();
+        self.stage.removals().iter().any(|(key, by)| key.ends_with(&end) && removers.contains(by))
     }
 
     pub(crate) fn actor(&self) -> ActorId {
@@ -219,10 +242,10 @@ impl World {
     /// Lets an actor act until it is done, and begin anew after each crash.
     pub(crate) async fn live<F>(self: &Arc<Self>, actor: ActorId, what: &str, act: impl Fn() -> F)
     where
-        F: Future<Output = ()> + Send + 'static,
+        F: Future<Output = ()> + 'static,
     {
         for life in 0..=LIVES_MAX {
-            let task = tokio::spawn(act());
+            let task = tokio::task::spawn_local(act());
             if life < LIVES_MAX {
                 self.stage.runs(actor, task.abort_handle());
             }

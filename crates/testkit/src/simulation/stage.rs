@@ -80,6 +80,8 @@ struct State {
     running: BTreeMap<ActorId, AbortHandle>,
     crashes: Vec<ActorId>,
     defect: Option<Defect>,
+    /// So many bodies are still to be damaged on their way.
+    spoils: u32,
     log: Vec<String>,
 }
 
@@ -121,6 +123,7 @@ impl Stage {
             running: BTreeMap::new(),
             crashes: Vec::new(),
             defect: None,
+            spoils: 0,
             log: Vec::new(),
         };
         Self { state: Arc::new(Mutex::new(state)), changed: Arc::default(), begun: Instant::now() }
@@ -172,6 +175,11 @@ impl Stage {
         self.lock().defect = Some(defect);
     }
 
+    /// In the next so many bodies that are read one bit is flipped on the way.
+    pub fn spoil_reads(&self, bodies: u32) {
+        self.lock().spoils = bodies;
+    }
+
     /// Who crashed, in order.
     #[must_use]
     pub fn crashes(&self) -> Vec<ActorId> {
@@ -188,6 +196,16 @@ impl Stage {
     #[must_use]
     pub fn effects(&self) -> Vec<Effect> {
         self.lock().objects.effects.clone()
+    }
+
+    /// Which keys were removed, and by whom.
+    #[must_use]
+    pub fn removals(&self) -> Vec<(String, ActorId)> {
+        let removed = |effect: &Effect| match effect {
+            Effect::Removed { key, by, .. } => Some((key.clone(), *by)),
+            Effect::Created { .. } | Effect::Overwritten { .. } => None,
+        };
+        self.lock().objects.effects.iter().filter_map(removed).collect()
     }
 
     /// How many requests were carried out, or failed.
@@ -400,6 +418,10 @@ impl State {
             return;
         }
         let damage = match &waiting.request {
+            Request::Get { head: false, .. } if self.spoils > 0 => {
+                self.spoils -= 1;
+                Damage { flipped_at: Some(1 << 15), ..Damage::default() }
+            }
             Request::Get { head: false, .. } => Damage {
                 torn_at: self.draws(faults.torn_read).then(|| self.part()),
                 torn_is_error: self.draws(500),
