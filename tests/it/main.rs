@@ -10,13 +10,16 @@
 
 mod agent;
 mod checks;
+mod drill;
 mod faults;
 mod find;
 mod kills;
 mod ownership;
 mod recovery;
+mod retention;
 mod scale;
 mod stores;
 mod support;
 mod tablespaces;
 mod takeover;
+mod verify;

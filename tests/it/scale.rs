@@ -109,7 +109,7 @@ fn segment_key(number: u64) -> String {
     layout().archive_file(ArchiveFileName::Segment(name)).to_string()
 }
 
-fn objects() -> BTreeMap<String, VirtualObject> {
+pub(crate) fn objects() -> BTreeMap<String, VirtualObject> {
     let (record, layout) = (record(), layout());
     let mut objects: BTreeMap<String, VirtualObject> = (1..=SEGMENTS)
         .map(|number| (segment_key(number), VirtualObject::listed(OBJECT_BYTES.into())))

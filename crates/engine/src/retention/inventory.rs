@@ -28,12 +28,10 @@ const LISTING_DEADLINE: Duration = Duration::from_hours(1);
 /// So many audit records are looked at for removals that were begun, the newest first.
 const RUNS_READ_MAX: usize = 200;
 
-/// What is there, and by whom the pins were set.
+/// What is there, and what of it could not be read.
 #[derive(Debug)]
 pub(crate) struct Survey {
     pub(crate) inventory: Inventory,
-    /// The newest revision of each backup's pin, pinned or not.
-    pub(crate) pins: BTreeMap<BackupId, PinRecord>,
     /// What is told of the pins and audit records that can't be read.
     pub(crate) notes: Vec<String>,
 }
@@ -91,7 +89,7 @@ pub(crate) async fn survey(ctx: &Context) -> Result<Survey> {
         running: Vec::new(),
         strays,
     };
-    Ok(Survey { inventory, pins, notes })
+    Ok(Survey { inventory, notes })
 }
 
 async fn incarnations(ctx: &Context, server: &ServerRecord) -> Result<Vec<Found>> {

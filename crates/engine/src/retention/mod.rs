@@ -6,6 +6,7 @@
 //! so: `docs/adr/0014-retention-runs.md`.
 
 mod audit;
+mod check;
 mod execute;
 mod inventory;
 mod pins;
@@ -18,6 +19,7 @@ mod uploads;
 mod tests;
 
 pub use audit::{RetentionLogEntry, retention_log};
+pub use check::retention_checks;
 pub use execute::RetentionStop;
 pub use pins::{PinReport, PinRequest, pin, read_pins};
 pub use run::{Allowed, RetentionReport, RetentionSurvey, apply_retention, stopping_warnings};

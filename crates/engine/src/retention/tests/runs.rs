@@ -62,7 +62,7 @@ async fn wherever_a_run_is_cut_short_the_window_stays_and_the_next_run_finishes(
     let whole = three_days();
     let plan = whole.plan(&policy()).await;
     let before: Vec<_> =
-        futures::future::join_all((48..LAST).step_by(7).map(|number| whole.recovers(between(number)))).await;
+        futures::future::join_all((48..LAST).step_by(11).map(|number| whole.recovers(between(number)))).await;
     whole.anew().apply(&plan).await.unwrap();
     let effects = {
         let world = whole.anew();
@@ -70,7 +70,9 @@ async fn wherever_a_run_is_cut_short_the_window_stays_and_the_next_run_finishes(
         let state = world.store.state();
         state.effects
     };
-    for cut in 0..effects {
+    // Every effect of the beginning and the end, where the order matters most; of the removal of segments some.
+    let cuts = (0..effects).filter(|cut| *cut < 24 || cut % 7 == 0 || cut + 6 > effects);
+    for cut in cuts {
         let world = whole.anew();
         world.store.state().effects_left = Some(cut);
         let died = world.apply(&plan).await;
@@ -80,7 +82,7 @@ async fn wherever_a_run_is_cut_short_the_window_stays_and_the_next_run_finishes(
         after.now = after.now.checked_add(jiff::SignedDuration::from_mins(5)).unwrap();
         after.store.state().now = after.now;
         let still: Vec<_> =
-            futures::future::join_all((48..LAST).step_by(7).map(|number| after.recovers(between(number))))
+            futures::future::join_all((48..LAST).step_by(11).map(|number| after.recovers(between(number))))
                 .await;
         assert_eq!(still, before, "cut after {cut} effects");
         let rest = after.plan(&policy()).await;
@@ -97,7 +99,7 @@ async fn wherever_a_run_is_cut_short_the_window_stays_and_the_next_run_finishes(
 async fn a_listing_that_breaks_ends_the_run_before_it_removes_anything() {
     let world = three_days();
     let plan = world.plan(&policy()).await;
-    for (part, most) in [("7-17/", 100), ("7-17/wal/", 70), ("backup", 2), ("history", 0), ("main/", 5)] {
+    for (part, most) in [("7-17/", 50), ("7-17/wal/", 60), ("backup", 2), ("history", 0), ("main/", 5)] {
         let broken = world.anew();
         let before = broken.store.keys();
         broken.store.state().broken_listing = Some((part.to_owned(), most));
