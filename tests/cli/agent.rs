@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::shapes::{self, AgentStatus, AgentStop, NoAgent, Push};
+use crate::shapes::{self, AgentList, AgentStatus, AgentStop, NoAgent, Push};
 use crate::support::{Bench, NEXT_SEGMENT, Run, SEGMENT, replace_shape};
 
 /// Longer than anything here may take.
@@ -235,7 +235,11 @@ fn a_killed_agent_is_missed_by_nobody() {
     agent.0.wait().unwrap();
     assert_eq!(asking(&bench, &["agent", "status"]).code, NO_AGENT);
     let run = push(&bench);
-    assert!(run.code == 0 && !run.stderr.contains("agent"), "{}", run.stderr);
+    assert!(
+        run.code == 0 && run.stderr.contains("walden agent: no agent runs; done without it"),
+        "{}",
+        run.stderr
+    );
     let _next = Agent::start(&bench);
     let run = push(&bench);
     assert!(run.code == 0 && run.stderr.contains("by the agent"), "{}", run.stderr);
@@ -415,4 +419,162 @@ fn settings_that_make_no_sense_are_refused() {
         assert_eq!(run.code, 10, "{arguments:?} {}", run.stderr);
         assert!(run.stderr.contains(message), "{arguments:?} {}", run.stderr);
     }
+}
+
+/// The signal that a process is sent.
+fn signal(pid: u32, signal: nix::sys::signal::Signal) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.try_into().unwrap()), signal).unwrap();
+}
+
+#[test]
+fn an_agent_that_hangs_is_named_with_what_to_do() {
+    use nix::sys::signal::Signal;
+    let bench = Bench::with_repository();
+    let agent = Agent::start(&bench);
+    let pid = agent.0.id();
+    signal(pid, Signal::SIGSTOP);
+    for verb in ["stop", "status"] {
+        let run = asking(&bench, &["agent", verb]);
+        assert_eq!(run.code, 15, "{}", run.stderr);
+        assert!(run.stderr.contains(&format!("pid={pid}")), "{}", run.stderr);
+        assert!(run.stderr.contains(&format!("kill -CONT {pid}")), "{}", run.stderr);
+    }
+    let run = asking(&bench, &["agent", "status", "--all", "--output", "json"]);
+    let list: AgentList = shapes::read(&run.stdout);
+    assert_eq!((run.code, list.agents.len()), (0, 1));
+    assert_eq!((list.agents[0].state.as_str(), list.agents[0].pid), ("no_answer", Some(pid)));
+    let checked = asking(&bench, &["check"]);
+    assert!(checked.stdout.contains(&format!("pid={pid}")), "{}", checked.stdout);
+    signal(pid, Signal::SIGCONT);
+}
+
+#[test]
+fn agents_are_found_though_their_data_directories_are_gone() {
+    use nix::sys::signal::Signal;
+    let bench = Bench::with_repository();
+    let agent = Agent::start(&bench);
+    let pid = agent.0.id();
+    let list = |arguments: &[&str]| {
+        let run = asking(&bench, &[arguments, &["--output", "json"]].concat());
+        (run.code, shapes::read::<AgentList>(&run.stdout))
+    };
+    let state = bench.path().join("home/.local/state/walden");
+    let all = ["agent", "status", "--all", "--state-directory", state.to_str().unwrap()];
+    let (code, found) = list(&all);
+    assert_eq!((code, found.agents[0].state.as_str(), found.agents[0].pid), (0, "running", Some(pid)));
+    assert!(!found.agents[0].data_directory_gone && found.agents[0].server.as_deref() == Some("main"));
+    // Stopped, so that it does not see that its data directory goes.
+    signal(pid, Signal::SIGSTOP);
+    std::fs::rename(bench.pgdata(), bench.pgdata().with_extension("away")).unwrap();
+    let mut command = hook(&bench, &["agent", "stop", "--pgdata", bench.pgdata().to_str().unwrap()]);
+    let run = bench.finish({
+        command.current_dir(bench.path());
+        command
+    });
+    assert_eq!(run.code, 15, "{}", run.stderr);
+    assert!(run.stderr.contains(&format!("pid={pid}")), "{}", run.stderr);
+    std::fs::rename(bench.pgdata().with_extension("away"), bench.pgdata()).unwrap();
+    // It was asked, and hears of it now.
+    signal(pid, Signal::SIGCONT);
+    agent.end();
+    let (code, found) = list(&all);
+    assert_eq!((code, found.agents[0].state.as_str(), found.agents[0].pid), (NO_AGENT, "not_running", None));
+}
+
+#[test]
+fn what_is_left_of_a_data_directory_that_is_gone_is_cleared_by_the_next_agent() {
+    let bench = bench_with_spool();
+    let left = spool(&bench);
+    std::fs::create_dir_all(left.join("prefetch")).unwrap();
+    std::fs::write(left.join("prefetch/000000010000000000000009"), b"x").unwrap();
+    let other = bench.path().join("other");
+    std::fs::rename(bench.pgdata(), &other).unwrap();
+    let mut command = hook(&bench, &["agent", "--pgdata", other.to_str().unwrap()]);
+    let agent = command.current_dir(bench.path()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+    let _agent = Agent(agent.unwrap());
+    wait_for("it to be cleared", || !left.try_exists().unwrap());
+}
+
+#[test]
+fn an_agent_that_no_command_finds_says_so() {
+    let bench = Bench::with_repository();
+    let configure = |command: &str| {
+        let line = format!("archive_command = '{command}'\n");
+        std::fs::write(bench.pgdata().join("postgresql.auto.conf"), line).unwrap();
+    };
+    let repository = format!("file://{}", bench.repository().display());
+    configure(&format!("walden --repo {repository} --server other wal push %p"));
+    let agent = Agent::start(&bench);
+    let told = status(&bench);
+    assert_eq!(told.warnings.len(), 1, "{:?}", told.warnings);
+    assert!(told.warnings[0].contains("server here=main there=other"), "{:?}", told.warnings);
+    let shown = asking(&bench, &["agent", "status"]);
+    assert!(shown.stdout.contains("warning: the server's commands"), "{}", shown.stdout);
+    let checked = asking(&bench, &["check"]);
+    assert!(checked.stdout.contains("there=other"), "{}", checked.stdout);
+    stop(&bench);
+    assert!(agent.end().1.contains("there=other"));
+
+    configure(&format!("WALDEN_STATE_DIRECTORY=/elsewhere walden --repo {repository} wal push %p"));
+    let agent = Agent::start(&bench);
+    assert!(status(&bench).warnings[0].contains("there=/elsewhere"), "{:?}", status(&bench).warnings);
+    stop(&bench);
+    agent.end();
+
+    configure(&format!("walden --repo {repository} wal push %p"));
+    let _agent = Agent::start(&bench);
+    assert_eq!(status(&bench).warnings, Vec::<String>::new());
+}
+
+#[test]
+fn an_agent_of_a_server_that_is_not_in_the_repository_says_so() {
+    let bench = Bench::with_repository();
+    let mut command = hook(&bench, &["--server", "unknown", "agent"]);
+    let agent = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let _agent = Agent(agent);
+    let ask = ["--server", "unknown", "agent", "status"];
+    wait_for("the warning", || asking(&bench, &ask).stdout.contains("warning: nothing can be archived"));
+}
+
+#[test]
+fn a_state_directory_that_cannot_be_used_is_told_and_stops_no_call() {
+    let bench = Bench::with_repository();
+    let file = bench.path().join("file");
+    std::fs::write(&file, b"").unwrap();
+    for (directory, why) in
+        [(file.clone(), "it is not a directory"), (file.join("below"), "it can't be made")]
+    {
+        let with = |arguments: &[&str]| {
+            let mut command = hook(&bench, arguments);
+            command.env("WALDEN_STATE_DIRECTORY", &directory);
+            bench.finish(command)
+        };
+        let run = with(&["agent"]);
+        assert_eq!(run.code, 10, "{}", run.stderr);
+        assert!(run.stderr.contains(why) && run.stderr.contains("WALDEN_STATE_DIRECTORY"), "{}", run.stderr);
+        let run = with(&["-v", "wal", "push", &format!("pg_wal/{SEGMENT}")]);
+        assert_eq!(run.code, 0, "{}", run.stderr);
+        let line = run.stderr.lines().next().unwrap();
+        assert!(line.starts_with("walden agent: ") && line.ends_with("; done without it"), "{line}");
+        let run = with(&["-v", "wal", "get", NEXT_SEGMENT, "pg_wal/RECOVERYXLOG"]);
+        assert!(run.stderr.contains("walden agent: "), "{}", run.stderr);
+    }
+}
+
+#[test]
+fn settings_of_the_agent_that_mean_nothing_are_told() {
+    let bench = Bench::with_repository();
+    let mut command = hook(&bench, &["-v", "wal", "push", &format!("pg_wal/{SEGMENT}")]);
+    command.env("WALDEN_AGENT_MAXRATE", "1MiB");
+    let run = bench.finish(command);
+    assert!(
+        run.code == 0 && run.stderr.contains("WALDEN_AGENT_MAXRATE means nothing to walden"),
+        "{}",
+        run.stderr
+    );
+    let mut command = hook(&bench, &["agent"]);
+    command.env("WALDEN_AGENT_MAXRATE", "1MiB").stdout(Stdio::null()).stderr(Stdio::piped());
+    let _agent = Agent(command.spawn().unwrap());
+    wait_for("the agent", || asking(&bench, &["agent", "status"]).code == 0);
+    assert!(status(&bench).warnings[0].contains("WALDEN_AGENT_MAXRATE"));
 }

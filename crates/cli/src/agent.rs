@@ -9,9 +9,9 @@ use walden_core::ErrorKind;
 use walden_engine::DataDirectory;
 use walden_engine::agent::client::{self, DoItYourself, Spool, StartOutcome};
 use walden_engine::agent::protocol::AgentFailure;
-use walden_store::{settings_fingerprint, store_identity};
+use walden_store::{Environment, settings_fingerprint, store_identity};
 
-use crate::config::AgentStart;
+use crate::config::{AgentStart, Effective};
 use crate::failure::Failure;
 use crate::printer::log_line;
 use crate::session::{Session, show_duration};
@@ -22,10 +22,22 @@ use crate::session::{Session, show_duration};
 /// Kind `config` when the repository is not named or can't be told from its settings; `local_io` when the data
 /// directory can't be looked at.
 pub(crate) fn spool(session: &Session, data: &Path) -> Result<Option<Spool>, Failure> {
-    let config = &session.effective.config;
+    spool_of(&session.effective, &session.environment, data)
+}
+
+/// The same, with settings that are not this program's own.
+///
+/// # Errors
+/// As [`spool`].
+pub(crate) fn spool_of(
+    effective: &Effective,
+    environment: &Environment,
+    data: &Path,
+) -> Result<Option<Spool>, Failure> {
+    let config = &effective.config;
     let Some(state) = config.state_directory.as_deref() else { return Ok(None) };
-    let repository = store_identity(session.effective.repo()?, &config.store, &session.environment)?;
-    let settings = settings_fingerprint(&config.store, &session.environment);
+    let repository = store_identity(effective.repo()?, &config.store, environment)?;
+    let settings = settings_fingerprint(&config.store, environment);
     Spool::locate(state, data, &repository, &config.server, &settings).map(Some).map_err(|error| {
         let message = format!("cannot look at the data directory path={}", data.display());
         Failure::new(ErrorKind::LocalIo, message).caused_by(&error)
@@ -44,13 +56,32 @@ pub(crate) struct HookAgent<'a> {
 }
 
 impl<'a> HookAgent<'a> {
-    /// The agent of a data directory, whether it runs or not. `None` when none is wanted, or there is no place for one:
-    /// what is wrong then is told by the direct way, which needs the same settings.
-    pub(crate) fn find(session: &'a Session, data: &DataDirectory) -> Option<Self> {
+    /// The agent of a data directory, whether it runs or not. `None` when none is wanted, or there is no place for one,
+    /// which is told to who wants to hear it: what is wrong then is told by the direct way, which needs the same settings.
+    pub(crate) fn find(session: &'a Session, data: Option<&DataDirectory>) -> Option<Self> {
         if session.effective.config.agent.start == AgentStart::Off {
             return None;
         }
-        let spool = spool(session, data.path()).ok().flatten()?;
+        let why_not =
+            |reason: &str| session.printer.note(&format!("walden agent: {reason}; done without it"));
+        for warning in session.effective.agent_warnings() {
+            session.printer.note(&format!("walden agent: {warning}"));
+        }
+        let Some(data) = data else {
+            why_not("the file is not in the pg_wal of a data directory");
+            return None;
+        };
+        let spool = match spool(session, data.path()) {
+            Ok(Some(spool)) => spool,
+            Ok(None) => {
+                why_not("there is no state directory to meet it in");
+                return None;
+            }
+            Err(failure) => {
+                why_not(&failure.sentence());
+                return None;
+            }
+        };
         Some(Self { session, data: data.clone(), spool, missing: false, late: None })
     }
 
@@ -68,9 +99,7 @@ impl<'a> HookAgent<'a> {
     pub(crate) fn sends_away(&mut self, reason: &DoItYourself) {
         self.missing =
             matches!(reason, DoItYourself::NoAgent | DoItYourself::OtherBuild { asked_to_leave: true, .. });
-        if *reason != DoItYourself::NoAgent {
-            self.session.printer.note(&format!("walden agent: {reason}; done without it"));
-        }
+        self.session.printer.note(&format!("walden agent: {reason}; done without it"));
     }
 
     /// Takes down that the agent was waited for in vain: the hook does the work itself.
@@ -111,7 +140,8 @@ impl<'a> HookAgent<'a> {
 
     fn start(&self) -> Result<StartOutcome, Failure> {
         let failed = |error: &std::io::Error| {
-            Failure::new(ErrorKind::LocalIo, "cannot start an agent").caused_by(error)
+            let place = self.spool.directory().display();
+            Failure::new(ErrorKind::LocalIo, format!("cannot start an agent path={place}")).caused_by(error)
         };
         let program = std::env::current_exe().map_err(|error| failed(&error))?;
         let arguments = self.arguments()?;

@@ -20,7 +20,7 @@ use walden_engine::Niceness;
 use walden_engine::restore::TablespaceMapping;
 use walden_pg::TimelineId;
 
-pub(crate) use self::agent::{AgentArgs, AgentRunArgs, AgentVerb};
+pub(crate) use self::agent::{AgentArgs, AgentRunArgs, AgentStatusArgs, AgentStopArgs, AgentVerb};
 pub(crate) use self::catalog::{CatalogShowArgs, CatalogVerb};
 pub(crate) use self::drill::{
     DrillArgs, DrillListArgs, DrillReportArgs, DrillRunArgs, DrillShowArgs, DrillVerb, ReportFormat,

@@ -1,6 +1,7 @@
 //! The verbs: each asks the engine once and renders the answer.
 
 mod agent;
+mod agent_list;
 mod agent_run;
 mod agent_status;
 mod backup;
@@ -8,6 +9,7 @@ mod catalog;
 mod check;
 mod config;
 mod drill;
+mod findable;
 mod generate;
 mod hook_command;
 mod hooks;
@@ -27,7 +29,7 @@ use std::path::PathBuf;
 use jiff::tz::TimeZone;
 
 use crate::args::{
-    AgentRunArgs, AgentVerb, BackupVerb, ConfigVerb, OutputFormat, RateArgs, ServerVerb, Verb, WalIndexVerb,
+    AgentRunArgs, AgentStatusArgs, AgentStopArgs, AgentVerb, BackupVerb, ConfigVerb, OutputFormat, RateArgs, ServerVerb, Verb, WalIndexVerb,
     WalVerb,
 };
 use crate::config::Flags;
@@ -84,6 +86,7 @@ impl AgentRunArgs {
         flags.set("agent.max_rate", "--max-rate", self.max_rate.as_deref());
         flags.set("agent.prefetch", "--prefetch", self.prefetch.as_deref());
         flags.set("agent.metrics", "--metrics", self.metrics.as_deref());
+        flags.set("agent.unhealthy_after", "--unhealthy-after", self.unhealthy_after.as_deref());
         flags.set("agent.idle", "--idle", self.idle.as_deref());
     }
 }
@@ -158,7 +161,14 @@ impl Verb {
                     arguments.run.add_flags(flags);
                     (arguments.run.pgdata.as_ref(), None)
                 }
-                Some(AgentVerb::Status(pgdata) | AgentVerb::Stop(pgdata)) => (pgdata.pgdata.as_ref(), None),
+                Some(
+                    AgentVerb::Status(AgentStatusArgs { pgdata, state, .. })
+                    | AgentVerb::Stop(AgentStopArgs { pgdata, state }),
+                ) => {
+                    let directory = state.state_directory.as_deref();
+                    flags.set_path("state_directory", "--state-directory", directory)?;
+                    (pgdata.pgdata.as_ref(), None)
+                }
             },
             Self::Server(ServerVerb::Show)
             | Self::Catalog(_)

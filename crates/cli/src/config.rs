@@ -251,6 +251,11 @@ impl Effective {
         }
     }
 
+    /// What of [`Self::warnings`] is meant for the agent.
+    pub(crate) fn agent_warnings(&self) -> impl Iterator<Item = &str> {
+        self.warnings.iter().map(String::as_str).filter(|warning| warning.contains(crate::env::AGENT_PREFIX))
+    }
+
     /// Where the value at a path comes from.
     pub(crate) fn origin(&self, path: &str) -> Origin {
         self.origins.get(path).cloned().unwrap_or(Origin::BuiltIn)

@@ -64,6 +64,9 @@ pub(crate) const CONNECTION: &[&str] = &["PGHOST", "PGHOSTADDR", "PGSERVICE"];
 /// The prefix of walden's own variables.
 pub(crate) const PREFIX: &str = "WALDEN_";
 
+/// The prefix of the agent's own.
+pub(crate) const AGENT_PREFIX: &str = "WALDEN_AGENT_";
+
 /// The variables that hold settings. Later entries win over earlier ones of the same path.
 pub(crate) const SETTINGS: &[SettingVariable] = &[
     text("WALDEN_REPO", "repo"),
@@ -81,6 +84,7 @@ pub(crate) const SETTINGS: &[SettingVariable] = &[
     integer("WALDEN_AGENT_IN_FLIGHT", "agent.in_flight"),
     text("WALDEN_AGENT_MAX_RATE", "agent.max_rate"),
     text("WALDEN_AGENT_METRICS", "agent.metrics"),
+    text("WALDEN_AGENT_UNHEALTHY_AFTER", "agent.unhealthy_after"),
     text("WALDEN_AGENT_PREFETCH", "agent.prefetch"),
     integer("WALDEN_RECOVERY_RESTORE_RATE", "recovery.restore_rate"),
     integer("WALDEN_RECOVERY_REPLAY_RATE", "recovery.replay_rate"),

@@ -197,6 +197,10 @@ impl Counters {
         cell.bytes_sent.fetch_add(bytes_sent, Ordering::Relaxed);
     }
 
+    pub(crate) fn sent(&self, operation: Operation, bytes: u64) {
+        self.cell(operation).bytes_sent.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     pub(crate) fn received(&self, operation: Operation, bytes: u64) {
         self.cell(operation).bytes_received.fetch_add(bytes, Ordering::Relaxed);
     }

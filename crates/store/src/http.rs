@@ -180,7 +180,8 @@ impl HttpService for CountingService {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let data = self.is_for_data(request.uri());
         let operation = if data { operation(request.method(), request.uri()) } else { Operation::Other };
-        self.counters.request(operation, request.body().content_length() as u64);
+        let bytes = request.body().content_length() as u64;
+        self.counters.request(operation, 0);
         let metadata_server = !data && is_metadata_server(request.uri());
         trace(|state| {
             let sent = state.sent || data;
@@ -192,6 +193,10 @@ impl HttpService for CountingService {
             Some(paced) => paced.call(request).await,
             None => self.inner.execute(request).await,
         };
+        if answer.is_ok() {
+            // Counted when they are answered: with a limit of the rate, or a store that stalls, sending takes its time.
+            self.counters.sent(operation, bytes);
+        }
         match answer {
             Ok(response) if data && is_redirected(&asked, &response) => {
                 self.counters.error(operation);

@@ -18,6 +18,29 @@ pub(crate) struct NoAgent {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(crate) struct AgentList {
+    pub(crate) schema: u32,
+    pub(crate) state_directory: String,
+    pub(crate) agents: Vec<Listed>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Listed {
+    pub(crate) state: String,
+    pub(crate) pid: Option<u32>,
+    pub(crate) on_demand: Option<bool>,
+    pub(crate) build: Option<String>,
+    pub(crate) started_at: Option<String>,
+    pub(crate) data_directory: Option<String>,
+    pub(crate) data_directory_gone: bool,
+    pub(crate) server: Option<String>,
+    pub(crate) repository: Option<String>,
+    pub(crate) directory: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct AgentStop {
     pub(crate) schema: u32,
     pub(crate) pid: u32,
@@ -32,6 +55,8 @@ pub(crate) struct AgentStatus {
     pub(crate) build: String,
     pub(crate) on_demand: bool,
     pub(crate) leaving: bool,
+    #[serde(default)]
+    pub(crate) warnings: Vec<String>,
     pub(crate) started_at: String,
     pub(crate) uptime_seconds: f64,
     pub(crate) data_directory: String,
@@ -71,6 +96,16 @@ pub(crate) struct PushStatus {
     pub(crate) calls_failed: u64,
     pub(crate) ahead_failed: u64,
     pub(crate) damaged_segments: u64,
+    pub(crate) recent: Recent,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Recent {
+    pub(crate) seconds: f64,
+    pub(crate) archived_files: u64,
+    pub(crate) archived_bytes: u64,
+    pub(crate) stored_bytes: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -136,6 +171,7 @@ pub(crate) struct LoadStatus {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PrefetchStatus {
+    pub(crate) declined: u64,
     pub(crate) limit_bytes: u64,
     pub(crate) bytes: u64,
     pub(crate) files: u64,

@@ -37,6 +37,9 @@ pub(crate) struct AgentRunArgs {
     /// Serve metrics in OpenMetrics form at this address, such as 127.0.0.1:9712 [env: WALDEN_AGENT_METRICS]
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) metrics: Option<String>,
+    /// How long archiving may stand still before /healthz says so [default: 10m] [env: WALDEN_AGENT_UNHEALTHY_AFTER]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) unhealthy_after: Option<String>,
     /// How long one that a hook started stays without work [env: WALDEN_AGENT_IDLE]
     #[arg(long, value_name = "TIME", hide = true)]
     pub(crate) idle: Option<String>,
@@ -50,8 +53,37 @@ pub(crate) struct AgentRunArgs {
 pub(crate) enum AgentVerb {
     /// Show what the running agent does: queue, rates, compression, prefetch
     #[command(long_about = help::AGENT_STATUS, after_help = help::AGENT_STATUS_EXAMPLES)]
-    Status(PgdataArgs),
+    Status(AgentStatusArgs),
     /// End the running agent; what it has begun is finished
     #[command(long_about = help::AGENT_STOP, after_help = help::AGENT_STOP_EXAMPLES)]
-    Stop(PgdataArgs),
+    Stop(AgentStopArgs),
+}
+
+/// `walden agent status`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct AgentStatusArgs {
+    #[command(flatten)]
+    pub(crate) pgdata: PgdataArgs,
+    #[command(flatten)]
+    pub(crate) state: StateArgs,
+    /// List all agents of the state directory, whatever they are for
+    #[arg(long)]
+    pub(crate) all: bool,
+}
+
+/// `walden agent stop`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct AgentStopArgs {
+    #[command(flatten)]
+    pub(crate) pgdata: PgdataArgs,
+    #[command(flatten)]
+    pub(crate) state: StateArgs,
+}
+
+/// Where agents and calls meet.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct StateArgs {
+    /// The state directory, where agents and calls meet [env: WALDEN_STATE_DIRECTORY]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state_directory: Option<PathBuf>,
 }

@@ -9,6 +9,7 @@ use walden_engine::agent::client::ALLOCATOR_SETTING;
 use walden_engine::agent::{AgentOptions, lifecycle, run as run_agent};
 use walden_store::settings_fingerprint;
 
+use super::findable::{doubts, usable_state_directory};
 use super::hooks::inner_deadline;
 use crate::args::OutputFormat;
 use crate::config::MaxRate;
@@ -20,7 +21,12 @@ use crate::session::Session;
 pub(super) fn run(session: &Session, on_demand: bool) -> Result<Exit, Failure> {
     begin_again_with_allocator_setting();
     // Everything that is relative to the current directory is absolute by now.
-    let options = options(session, on_demand)?;
+    let mut options = options(session, on_demand)?;
+    usable_state_directory(session)?;
+    if !on_demand {
+        // A hook starts its own, and has told of its own settings.
+        options.warnings = doubts(session, &options.data);
+    }
     if on_demand {
         lifecycle::detach().map_err(|error| {
             Failure::new(ErrorKind::LocalIo, "cannot leave the hook that started the agent").caused_by(&error)
@@ -63,6 +69,7 @@ fn options(session: &Session, on_demand: bool) -> Result<AgentOptions, Failure> 
         },
         max_rate: agent.max_rate.map(MaxRate::bytes_per_second),
         metrics: agent.metrics.map(|address| address.0),
+        unhealthy_after: agent.unhealthy_after.0,
         prefetch_bytes: agent.prefetch.0,
         ..AgentOptions::new(session.data_directory()?, settings, best)
     })

@@ -24,6 +24,13 @@ pub(super) fn render(text: &mut Text, status: &AgentStatus) {
         ("repository", status.repository.clone()),
         ("data directory", status.data_directory.display().to_string()),
     ]);
+    if !status.warnings.is_empty() {
+        text.gap();
+        let label = text.paint().yellow("warning:");
+        for warning in &status.warnings {
+            text.line(format!("{label} {warning}"));
+        }
+    }
     text.gap();
     text.facts(&push_facts(status));
     text.gap();
@@ -52,7 +59,8 @@ fn push_facts(status: &AgentStatus) -> Vec<(&'static str, String)> {
             ),
         ));
     }
-    facts.push(("archived", archived(push, status.uptime_seconds)));
+    facts.push(("archived", archived(push)));
+    facts.extend(rate(push).map(|rate| ("rate", rate)));
     if push.damaged_segments > 0 {
         facts.push((
             "DAMAGED WAL",
@@ -103,23 +111,31 @@ fn in_flight(status: &AgentStatus) -> String {
     )
 }
 
-fn archived(push: &PushStatus, uptime: f64) -> String {
+fn archived(push: &PushStatus) -> String {
     if push.archived_files == 0 {
         return "nothing yet".to_owned();
     }
     let tenths = push.archived_bytes.saturating_mul(10) / push.stored_bytes.max(1);
-    let millis = span(uptime).as_millis().max(1000);
-    let rate = u128::from(push.archived_bytes) * 1000 / millis;
     format!(
-        "{}, {} as {} ({}.{} to 1), {}/s on average; {} there already",
+        "{}, {} as {} ({}.{} to 1); {} there already",
         count(push.archived_files, "file"),
         size(push.archived_bytes),
         size(push.stored_bytes),
         tenths / 10,
         tenths % 10,
-        size(u64::try_from(rate).unwrap_or(u64::MAX)),
         push.already_stored_files
     )
+}
+
+/// How much was archived lately.
+fn rate(push: &PushStatus) -> Option<String> {
+    let recent = &push.recent;
+    let millis = span(recent.seconds).as_millis();
+    // Of less than a second nothing can be said.
+    let rate = (u128::from(recent.archived_bytes) * 1000).checked_div(millis).filter(|_| millis >= 1000)?;
+    let rate = size(u64::try_from(rate).unwrap_or(u64::MAX));
+    let over = seconds(recent.seconds);
+    Some(format!("{rate}/s over the last {over}: {}", count(recent.archived_files, "file")))
 }
 
 fn machine_facts(status: &AgentStatus) -> Vec<(&'static str, String)> {
@@ -181,8 +197,8 @@ fn prefetch(prefetch: &PrefetchStatus) -> String {
         return format!("{held}; no file was asked for yet");
     }
     format!(
-        "{held}; of {} asked for {} ready, {} on their way, {} not ready, {} absent",
-        prefetch.calls, prefetch.hits, prefetch.waited, prefetch.misses, prefetch.absent
+        "{held}; of {} asked for {} ready, {} on their way, {} not ready, {} absent, {} sent away",
+        prefetch.calls, prefetch.hits, prefetch.waited, prefetch.misses, prefetch.absent, prefetch.declined
     )
 }
 

@@ -52,7 +52,7 @@ pub(super) fn push(session: &Session, path: &Path) -> Result<Exit, Failure> {
     let deadline = session.effective.config.wal.push_deadline.0;
     let current = current_directory()?;
     let data = DataDirectory::of_wal_path(path, &current);
-    let mut agent = data.as_ref().and_then(|data| HookAgent::find(session, data));
+    let mut agent = HookAgent::find(session, data.as_ref());
     let begun = session.elapsed();
     if let Some(agent) = &mut agent {
         match client::push(agent.spool(), path, share_of_agent(deadline)) {
@@ -159,7 +159,7 @@ fn agent_for_get<'a>(session: &'a Session, destination: &Path, current: &Path) -
     if !is_recovery_destination(destination) {
         return None;
     }
-    HookAgent::find(session, &DataDirectory::of_wal_path(destination, current)?)
+    HookAgent::find(session, DataDirectory::of_wal_path(destination, current).as_ref())
 }
 
 /// Has the agent get the file; `None` when it is to be fetched here.
@@ -181,7 +181,8 @@ fn get_through(
         let report = FetchReport { schema: 1, name: name.to_string(), outcome, key, bytes };
         got(session, &report, &By::agent(how))
     };
-    match client::get(agent.spool(), &name.to_string(), &current.join(destination), share_of_agent(deadline)) {
+    match client::get(agent.spool(), &name.to_string(), &current.join(destination), share_of_agent(deadline))
+    {
         GetAnswer::Absent => Ok(Some(tell(FetchOutcome::Absent, 0, "; so the agent found"))),
         GetAnswer::Failed(failure) => Err(failure.into()),
         GetAnswer::Late { waited } => {

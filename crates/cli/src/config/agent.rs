@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use walden_engine::agent::UNHEALTHY_AFTER_DEFAULT;
+
 use super::values::{Size, Span};
 
 /// How long an agent that was started on demand stays without work.
@@ -40,6 +42,8 @@ pub(crate) struct AgentConfig {
     /// Where metrics are served, as address and port.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) metrics: Option<MetricsAddress>,
+    /// Archiving that stands still for this long is told as not healthy.
+    pub(crate) unhealthy_after: Span,
     /// Disk for segments fetched ahead of recovery; nothing is fetched ahead with 0.
     pub(crate) prefetch: Size,
 }
@@ -53,6 +57,7 @@ impl Default for AgentConfig {
             in_flight: InFlight::default(),
             max_rate: None,
             metrics: None,
+            unhealthy_after: Span(UNHEALTHY_AFTER_DEFAULT),
             prefetch: Size(PREFETCH),
         }
     }

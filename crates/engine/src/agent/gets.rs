@@ -78,6 +78,9 @@ impl Gets {
             absent: numbers.absent,
             dropped: numbers.dropped,
             failed: numbers.failed,
+            declined: numbers
+                .calls
+                .saturating_sub(numbers.hits + numbers.waited + numbers.misses + numbers.absent),
         }
     }
 }

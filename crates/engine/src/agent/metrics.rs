@@ -300,8 +300,10 @@ fn prefetch(to: &mut Families<'_>, status: &AgentStatus) -> fmt::Result {
         ("waited", prefetch.waited),
         ("miss", prefetch.misses),
         ("absent", prefetch.absent),
+        ("declined", prefetch.declined),
     ];
-    let help = "Calls of restore_command: found ready, waited for, not ready, or not in the archive";
+    let help =
+        "Calls of restore_command: found ready, waited for, not ready, not in the archive, or sent away";
     to.counters("get_calls", None, help, "result", results)?;
     to.files("prefetch_files", "Files fetched ahead", prefetch.files)?;
     to.files("prefetch_in_flight_files", "Files that are being fetched ahead", prefetch.in_flight)?;

@@ -21,6 +21,7 @@ pub mod places;
 pub mod protocol;
 mod push;
 mod queue;
+mod recent;
 mod server;
 pub mod spool;
 pub mod status;

@@ -18,6 +18,7 @@ use super::acks::{ACKS_MAX, Acks};
 use super::level::{LevelRange, LevelState};
 use super::protocol::{AgentFailure, Answer};
 use super::queue::{Allowance, PushEnd, PushQueue, is_of_the_file};
+use super::recent::{Recent, Totals};
 use super::since_boot;
 use super::status::{
     AgentCounters, LastArchived, LastFailure, LevelStatus, LoadStatus, PushStatus, RetryStatus, add,
@@ -68,6 +69,7 @@ struct State {
     tickets: u64,
     level: LevelState,
     trend: Trend,
+    recent: Recent,
     last_call: Option<Duration>,
     looked_at: Option<Duration>,
     /// The directory is looked at again after this long, or when asked to.
@@ -398,6 +400,7 @@ impl Inner {
 
     /// Judges the level anew, when it is time.
     fn observe(&self, state: &mut State, now: Duration) {
+        state.recent.observe(now, self.totals());
         let load = self.pipeline.load();
         let (sealers, places) =
             (u64::from(self.limits.sealers.get()), u64::from(self.limits.in_flight.get()));
@@ -417,6 +420,15 @@ impl Inner {
             );
         }
         state.level = next;
+    }
+
+    fn totals(&self) -> Totals {
+        use std::sync::atomic::Ordering::Relaxed;
+        Totals {
+            files: self.counters.archived_files.load(Relaxed),
+            bytes: self.counters.archived_bytes.load(Relaxed),
+            stored_bytes: self.counters.stored_bytes.load(Relaxed),
+        }
     }
 
     async fn carry_out(&self, begun: Begun) {
@@ -572,6 +584,7 @@ impl Inner {
             damaged_segments: self.counters.damaged_segments.load(Relaxed),
             archived_bytes: self.counters.archived_bytes.load(Relaxed),
             stored_bytes: self.counters.stored_bytes.load(Relaxed),
+            recent: state.recent.status(now, self.totals()),
             calls: self.counters.calls.load(Relaxed),
             calls_ahead: self.counters.calls_ahead.load(Relaxed),
             calls_failed: self.counters.calls_failed.load(Relaxed),

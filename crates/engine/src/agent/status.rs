@@ -102,6 +102,9 @@ pub struct PushStatus {
     pub archived_bytes: u64,
     /// The size of their objects in bytes.
     pub stored_bytes: u64,
+    /// What was archived lately.
+    #[serde(default)]
+    pub recent: RecentStatus,
     /// Pushes that hooks asked for.
     pub calls: u64,
     /// Of those, how many were answered at once because the file had been archived before.
@@ -110,6 +113,19 @@ pub struct PushStatus {
     pub calls_failed: u64,
     /// Pushes of the agent's own accord that failed.
     pub ahead_failed: u64,
+}
+
+/// What was archived over the last minute, or since the agent started when that is less.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct RecentStatus {
+    /// How long that is, in seconds.
+    pub seconds: f64,
+    /// Files archived in that time.
+    pub archived_files: u64,
+    /// Their length in bytes.
+    pub archived_bytes: u64,
+    /// The size of their objects in bytes.
+    pub stored_bytes: u64,
 }
 
 /// A file that was archived.
@@ -215,6 +231,8 @@ pub struct PrefetchStatus {
     pub dropped: u64,
     /// Files that could not be fetched, or were not what they should be.
     pub failed: u64,
+    /// Of the gets that hooks asked for, how many were sent away or failed: the hook then did the work itself, or told why.
+    pub declined: u64,
 }
 
 /// How long things took, in an [`AgentStatus`].

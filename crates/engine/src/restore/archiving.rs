@@ -6,6 +6,9 @@ use std::path::Path;
 
 use super::settings::{has_includes, value_of};
 
+/// A larger configuration file is not looked into, in bytes.
+const CONF_BYTES_MAX: u64 = 1 << 20;
+
 /// What the files of the backup say about archiving.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Archiving {
@@ -92,22 +95,52 @@ fn is_off(value: &str) -> bool {
             .any(|word| !value.is_empty() && word.starts_with(&value) && value != "o")
 }
 
+/// The one `walden wal push` that archives for a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PushCommand {
+    /// The variables that it sets for the program.
+    pub variables: Vec<(String, String)>,
+    /// The program's arguments, `%p` as it stands there.
+    pub arguments: Vec<String>,
+}
+
+/// How the server of a data directory archives, as `postgresql.auto.conf` and `postgresql.conf` say, when that is one
+/// `walden wal push`; `None` when it is something else, or is not said there.
+#[must_use]
+pub fn configured_push(data_directory: &Path) -> Option<PushCommand> {
+    let read = |name| {
+        let bytes = crate::fs::read_if_present(&data_directory.join(name), CONF_BYTES_MAX).ok().flatten()?;
+        String::from_utf8(bytes).ok()
+    };
+    let said = |name| value_of(&read(name)?, "archive_command");
+    let command = said("postgresql.auto.conf").or_else(|| said("postgresql.conf"))?;
+    // What PostgreSQL makes of it.
+    one_push(&command.replace("%%", "%"))
+}
+
 /// Whether a shell runs nothing but one `walden … wal push … %p` for this command.
 fn is_one_push(command: &str) -> bool {
+    one_push(command).is_some()
+}
+
+fn one_push(command: &str) -> Option<PushCommand> {
     if command.contains([';', '&', '|', '`', '<', '>', '(', ')', '{', '}', '\n', '\r', '\\']) {
-        return false;
+        return None;
     }
-    let Some(words) = words(command) else { return false };
-    let mut rest = words.iter().map(String::as_str).peekable();
-    let _ = rest.next_if_eq(&"env");
-    while rest.next_if(|word| is_assignment(word)).is_some() {}
+    let mut rest = words(command)?.into_iter().peekable();
+    let _ = rest.next_if(|word| word == "env");
+    let mut variables = Vec::new();
+    while let Some(word) = rest.next_if(|word| is_assignment(word)) {
+        variables.extend(word.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned())));
+    }
     let program = rest.next().unwrap_or_default();
-    let is_this_one = || std::env::current_exe().is_ok_and(|this| this == Path::new(program));
+    let is_this_one = || std::env::current_exe().is_ok_and(|this| this == Path::new(&program));
     if program.rsplit('/').next() != Some("walden") && !is_this_one() {
-        return false;
+        return None;
     }
-    let rest: Vec<&str> = rest.collect();
-    rest.windows(2).filter(|pair| pair == &["wal", "push"]).count() == 1 && rest.contains(&"%p")
+    let arguments: Vec<String> = rest.collect();
+    let pushes = arguments.windows(2).filter(|pair| *pair == ["wal", "push"]).count();
+    (pushes == 1 && arguments.iter().any(|word| word == "%p")).then_some(PushCommand { variables, arguments })
 }
 
 fn is_assignment(word: &str) -> bool {
@@ -171,6 +204,22 @@ mod tests {
         ] {
             assert!(!is_one_push(bad), "{bad}");
         }
+    }
+
+    #[test]
+    fn what_archives_is_taken_from_the_file_that_wins() {
+        let directory = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
+        assert_eq!(configured_push(directory.path()), None);
+        write("postgresql.conf", "archive_command = 'cp %p /archive/%f'\n");
+        assert_eq!(configured_push(directory.path()), None);
+        write(
+            "postgresql.auto.conf",
+            "archive_command = 'WALDEN_SERVER=db1 walden --repo ''file:///100%%'' wal push %p'\n",
+        );
+        let push = configured_push(directory.path()).unwrap();
+        assert_eq!(push.variables, [("WALDEN_SERVER".to_owned(), "db1".to_owned())]);
+        assert_eq!(push.arguments, ["--repo", "file:///100%", "wal", "push", "%p"]);
     }
 
     #[test]

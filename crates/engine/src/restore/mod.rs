@@ -35,6 +35,7 @@ use std::path::PathBuf;
 
 use walden_core::{ErrorKind, RecoveryPlan};
 
+pub use archiving::{PushCommand, configured_push};
 pub use report::{
     RestoreReport, RestoredLink, RestoredOwner, RestoredTablespace, ServerState, StartReport, StopCheck,
     StopOutcome,
