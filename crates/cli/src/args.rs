@@ -6,6 +6,7 @@ mod drill;
 mod find;
 mod help;
 mod hooks;
+mod retention;
 mod target;
 mod verify;
 
@@ -26,6 +27,10 @@ pub(crate) use self::drill::{
     DrillArgs, DrillListArgs, DrillReportArgs, DrillRunArgs, DrillShowArgs, DrillVerb, ReportFormat,
 };
 pub(crate) use self::find::WalFindArgs;
+pub(crate) use self::retention::{
+    AllowArgs, BackupDeleteArgs, BackupPinArgs, BackupUnpinArgs, RetentionApplyArgs, RetentionLogArgs,
+    RetentionPlanArgs, RetentionVerb,
+};
 use self::target::parse_timeline_id;
 pub(crate) use self::target::{TargetArgs, default_action};
 pub(crate) use self::verify::VerifyArgs;
@@ -176,6 +181,9 @@ pub(crate) enum Verb {
     /// Take and list base backups
     #[command(subcommand, long_about = help::BACKUP)]
     Backup(BackupVerb),
+    /// Remove what the policy no longer promises: plan it, do it, look back
+    #[command(subcommand, long_about = help::RETENTION)]
+    Retention(RetentionVerb),
     /// Show what is in the repository, and make what is derived from it again
     #[command(subcommand, long_about = help::CATALOG)]
     Catalog(CatalogVerb),
@@ -391,6 +399,15 @@ pub(crate) enum BackupVerb {
         #[arg(value_name = "ID")]
         id: String,
     },
+    /// Keep a backup whatever the retention policy says
+    #[command(long_about = help::BACKUP_PIN, after_help = help::BACKUP_PIN_EXAMPLES)]
+    Pin(BackupPinArgs),
+    /// Let go of a pinned backup
+    #[command(long_about = help::BACKUP_UNPIN, after_help = help::BACKUP_UNPIN_EXAMPLES)]
+    Unpin(BackupUnpinArgs),
+    /// Remove backups by name
+    #[command(long_about = help::BACKUP_DELETE, after_help = help::BACKUP_DELETE_EXAMPLES)]
+    Delete(BackupDeleteArgs),
 }
 
 /// `walden backup create`.

@@ -16,6 +16,7 @@ mod hooks;
 mod init;
 mod plan;
 mod restore;
+mod retention;
 mod server;
 mod verify;
 mod version;
@@ -29,8 +30,8 @@ use std::path::PathBuf;
 use jiff::tz::TimeZone;
 
 use crate::args::{
-    AgentRunArgs, AgentStatusArgs, AgentStopArgs, AgentVerb, BackupVerb, ConfigVerb, OutputFormat, RateArgs, ServerVerb, Verb, WalIndexVerb,
-    WalVerb,
+    AgentRunArgs, AgentStatusArgs, AgentStopArgs, AgentVerb, BackupPinArgs, BackupUnpinArgs, BackupVerb,
+    ConfigVerb, OutputFormat, RateArgs, ServerVerb, Verb, WalIndexVerb, WalVerb,
 };
 use crate::config::Flags;
 use crate::exit::Exit;
@@ -59,6 +60,10 @@ pub(crate) fn run(session: &Session, verb: Verb) -> Result<Exit, Failure> {
         Verb::Backup(BackupVerb::Create(arguments)) => backup::create(session, &arguments),
         Verb::Backup(BackupVerb::List(which)) => backup::list(session, &which),
         Verb::Backup(BackupVerb::Show { which, id }) => backup::show(session, &which, &id),
+        Verb::Backup(BackupVerb::Pin(arguments)) => retention::pin(session, &arguments),
+        Verb::Backup(BackupVerb::Unpin(arguments)) => retention::unpin(session, &arguments),
+        Verb::Backup(BackupVerb::Delete(arguments)) => retention::delete(session, &arguments),
+        Verb::Retention(verb) => retention::run(session, &verb),
         Verb::Catalog(verb) => catalog::run(session, &verb),
         Verb::Window(which) => window::run(session, &which),
         Verb::Plan(arguments) => plan::run(session, &arguments),
@@ -144,6 +149,11 @@ impl Verb {
             Self::Wal(WalVerb::Index(WalIndexVerb::Rebuild(arguments))) => {
                 (arguments.which.pgdata.as_ref(), None)
             }
+            Self::Backup(
+                BackupVerb::Pin(BackupPinArgs { which, .. })
+                | BackupVerb::Unpin(BackupUnpinArgs { which, .. }),
+            ) => (which.pgdata.as_ref(), None),
+            Self::Backup(BackupVerb::Delete(_)) | Self::Retention(_) => (None, None),
             Self::Backup(BackupVerb::Create(arguments)) => (arguments.pgdata.pgdata.as_ref(), arguments.jobs),
             Self::Plan(arguments) => {
                 arguments.rates.add_flags(flags);

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use walden_core::{ErrorKind, RecoveryRates, ServerName};
+use walden_core::{ErrorKind, RecoveryRates, RetentionPolicy, ServerName};
 use walden_engine::backup::WAL_TIMEOUT;
 use walden_store::{
     CONNECT_TIMEOUT, CompressionLevel, OPERATION_TIMEOUT, REQUEST_TIMEOUT, StoreConfig, StoreUrl,
@@ -61,6 +61,9 @@ pub(crate) struct Config {
     pub(crate) agent: AgentConfig,
     /// For backups.
     pub(crate) backup: BackupConfig,
+    /// What has to stay; nothing is removed without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) retention: Option<RetentionPolicy>,
     /// For plans.
     pub(crate) recovery: RecoveryConfig,
     /// For drills.
@@ -122,6 +125,7 @@ impl Default for Config {
             wal: WalConfig::default(),
             agent: AgentConfig::default(),
             backup: BackupConfig::default(),
+            retention: None,
             recovery: RecoveryConfig::default(),
             drill: DrillConfig::default(),
             store: built_in_store(),

@@ -196,6 +196,11 @@ pub(crate) fn write_stdout(bytes: &[u8]) -> Result<(), Failure> {
     }
 }
 
+/// Asks on stderr, where the answer is typed behind the question.
+pub(crate) fn ask(question: &str) {
+    write_stderr(question);
+}
+
 fn write_stderr(text: &str) {
     // Nobody is left to be told when this fails.
     drop(io::stderr().lock().write_all(text.as_bytes()));

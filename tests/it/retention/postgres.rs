@@ -110,7 +110,7 @@ fn pins_and_names(history: &History) {
     assert_eq!(history.listed(), [third.clone()]);
     assert_eq!(walden.fails(30, &["backup", "delete", "--yes", third])["kind"], "must_stay");
     assert_eq!(walden.fails(11, &["backup", "delete", "--yes", second])["kind"], "not_found");
-    let last = history.marks[2].last().unwrap();
+    let last = &history.marks[2][2];
     assert_eq!(history.rows_at(last), last.rows);
 }
 

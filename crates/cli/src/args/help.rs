@@ -439,3 +439,84 @@ Examples:
     walden verify --level deep --latest
   In a script:
     walden verify --output json | jq '.findings[] | select(.verdict == \"damaged\")'";
+
+pub(super) const RETENTION: &str = "\
+Remove what the policy no longer promises.
+
+The policy says what has to stay: a recovery window, a number of full backups, one of each day, week, month or year; \
+pins keep a backup whatever it says. Everything that no rule keeps goes. Nothing goes without a policy, and never the \
+last backup that can be restored, anything that a backup needs that stays, or anything younger than a backup that runs.";
+
+pub(super) const RETENTION_PLAN: &str = "\
+Show what would stay and what would go, why, how much it frees, and which moments stop being restorable with it. \
+Nothing is changed.
+
+Everything under the server's prefix is listed, and the recovery planner says what can be restored before and after.
+
+It also simulates: another policy by its options, and a moment ahead with --at, as if nothing new came until then. \
+--compare shows the difference to what the configured policy would do now.";
+
+pub(super) const RETENTION_PLAN_EXAMPLES: &str = "\
+Examples:
+  walden retention plan
+  What a shorter window would free, and which moments it costs:
+    walden retention plan --window 7d --compare
+  What is left in a month, if nothing new comes:
+    walden retention plan --at 30d
+  In a script:
+    walden retention plan --output json | jq '.windows[] | select(.lost != [])'";
+
+pub(super) const RETENTION_APPLY: &str = "\
+Show a plan, ask, and carry it out.
+
+It takes a lease, so that one run removes at a time, wherever it runs; then it lists and plans again, and removes nothing \
+that was not shown. Commit records of backups go first and WAL last, the oldest first: the archive can be used at every \
+instant, and a run that was ended is finished by the next. An audit record is written before and after.
+
+Objects that the store keeps by Object Lock, an immutability policy or a hold are counted, and are no failure. Ends with 16 \
+when the right to remove is missing, 29 while another run is at work, 30 when something has to stay.";
+
+pub(super) const RETENTION_APPLY_EXAMPLES: &str = "\
+Examples:
+  walden retention apply
+  From a timer:
+    walden retention apply --yes
+  With a policy of its own:
+    walden retention apply --window 30d --keep-full 3 --monthly 12";
+
+pub(super) const RETENTION_LOG: &str = "\
+List the retention runs by their audit records, the newest first: who removed how much when, and what came of it. With \
+--output json everything that the records say, the groups with their reasons included.";
+
+pub(super) const RETENTION_LOG_EXAMPLES: &str = "\
+Examples:
+  walden retention log
+  walden retention log --last 1 --output json | jq '.[0].begun.groups'";
+
+pub(super) const BACKUP_PIN: &str = "\
+Keep a backup whatever the retention policy says, with everything that it needs: the WAL that makes it consistent, the \
+backups that it stands on. WAL after it stays only as far as something else keeps it.";
+
+pub(super) const BACKUP_PIN_EXAMPLES: &str = "\
+Examples:
+  walden backup pin 20261120T103905Z-7f3a --reason 'before the migration'
+  walden backup pin 20261120T103905Z-7f3a --reason 'audit 2026' --until 2027-03-31";
+
+pub(super) const BACKUP_UNPIN: &str = "\
+Let go of a pinned backup: the retention policy decides again.";
+
+pub(super) const BACKUP_UNPIN_EXAMPLES: &str = "\
+Examples:
+  walden backup unpin 20261120T103905Z-7f3a";
+
+pub(super) const BACKUP_DELETE: &str = "\
+Remove backups by name, whatever the retention policy would keep. It shows which moments can't be restored without them, and \
+asks.
+
+Refused for the last backup that can be restored, a pinned one, one that another stands on, one that may be under way, \
+and one that this version can't read. WAL stays: the next retention run says what of it nothing needs any more.";
+
+pub(super) const BACKUP_DELETE_EXAMPLES: &str = "\
+Examples:
+  walden backup delete 20261120T103905Z-7f3a
+  walden backup delete 20261120T103905Z-7f3a 20261121T103905Z-01c2 --yes";

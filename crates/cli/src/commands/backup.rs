@@ -4,12 +4,14 @@ use std::num::NonZeroU64;
 
 use jiff::SignedDuration;
 use serde::Serialize;
-use walden_core::{BackupRecord, ErrorKind};
+use walden_core::{BackupId, BackupRecord, ErrorKind, PinRecord};
 use walden_engine::backup::{
     BackupReport, BackupRequest, Checkpoint, ConnectionOptions, JOBS_MAX, create as create_backup,
 };
 use walden_engine::load_snapshot;
+use walden_engine::retention::read_pins;
 
+use super::retention::describe_pin;
 use crate::args::{BackupCreateArgs, CheckpointArg, WhichArgs};
 use crate::config::MaxRate;
 use crate::exit::Exit;
@@ -93,10 +95,14 @@ fn seconds(seconds: f64) -> String {
 
 pub(super) fn list(session: &Session, which: &WhichArgs) -> Result<Exit, Failure> {
     let ctx = session.context()?;
-    let snapshot = runtime::run(async {
+    let (snapshot, pins) = runtime::run(async {
         let record = session.incarnation(&ctx, which.incarnation.incarnation).await?;
-        Ok(load_snapshot(&ctx, &record).await?)
+        Ok((load_snapshot(&ctx, &record).await?, read_pins(&ctx, &record).await?))
     })?;
+    let now = session.now();
+    let is_pinned = |id: &BackupId| {
+        pins.get(id).is_some_and(|pin| pin.pinned && pin.until.is_none_or(|until| until > now))
+    };
     for (id, reason) in &snapshot.unreadable_backups {
         session.printer.warning(&format!("the record of backup {id} can't be read: {reason}"));
     }
@@ -115,6 +121,7 @@ pub(super) fn list(session: &Session, which: &WhichArgs) -> Result<Exit, Failure
             ("TIMELINE", Align::Right),
             ("FROM LSN", Align::Left),
             ("TO LSN", Align::Left),
+            ("", Align::Left),
         ]);
         for backup in &snapshot.backups {
             table.row([
@@ -127,6 +134,7 @@ pub(super) fn list(session: &Session, which: &WhichArgs) -> Result<Exit, Failure
                 backup.timeline.to_string(),
                 backup.start_lsn.to_string(),
                 backup.stop_lsn.to_string(),
+                if is_pinned(&backup.id) { "pinned".to_owned() } else { String::new() },
             ]);
         }
         text.table(&table);
@@ -141,23 +149,41 @@ pub(super) fn list(session: &Session, which: &WhichArgs) -> Result<Exit, Failure
 
 pub(super) fn show(session: &Session, which: &WhichArgs, id: &str) -> Result<Exit, Failure> {
     let ctx = session.context()?;
-    let record = runtime::run(async {
+    let (record, pin) = runtime::run(async {
         let incarnation = session.incarnation(&ctx, which.incarnation.incarnation).await?;
         let snapshot = load_snapshot(&ctx, &incarnation).await?;
         let found = match id {
             "latest" => snapshot.backups.last(),
             id => snapshot.backups.iter().find(|backup| backup.id.as_str() == id),
         };
-        found.cloned().ok_or_else(|| {
+        let record = found.cloned().ok_or_else(|| {
             let unfinished = snapshot.unfinished_backups.iter().any(|unfinished| unfinished.as_str() == id);
             let state = if unfinished { " (it is unfinished)" } else { "" };
             Failure::new(ErrorKind::NotFound, format!("no such backup{state} id={id}"))
                 .with_hint("walden backup list shows them")
-        })
+        })?;
+        let pin = read_pins(&ctx, &incarnation).await?.remove(&record.id);
+        Ok((record, pin))
     })?;
-    session.printer.report(&session.with_cost(&record, &ctx), |text| render(text, &record))?;
+    let shown = Shown { record: &record, pin: pin.as_ref() };
+    session.printer.report(&session.with_cost(&shown, &ctx), |text| {
+        render(text, &record);
+        if let Some(pin) = pin.as_ref().filter(|pin| pin.pinned) {
+            let pin = describe_pin(text, pin);
+            text.line(pin);
+        }
+    })?;
     session.note_cost(&ctx);
     Ok(Exit::Done)
+}
+
+/// A backup and what operators say about keeping it.
+#[derive(Serialize)]
+struct Shown<'a> {
+    #[serde(flatten)]
+    record: &'a BackupRecord,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pin: Option<&'a PinRecord>,
 }
 
 fn render(text: &mut Text, backup: &BackupRecord) {

@@ -1,6 +1,8 @@
 //! `walden check`.
 
 use walden_engine::backup::{ConnectionOptions, archiver_facts};
+use walden_engine::find_incarnation;
+use walden_engine::retention::retention_checks;
 use walden_engine::{ArchiverFacts, Check, CheckReport, CheckStatus, check};
 
 use crate::args::CheckArgs;
@@ -21,6 +23,9 @@ pub(super) fn run(session: &Session, arguments: &CheckArgs) -> Result<Exit, Fail
         let (facts, unanswered) = ask(dbname, asked).await;
         let mut report = check(&ctx, data.as_ref(), facts.as_ref(), drill_max_age).await?;
         report.checks.extend(unanswered);
+        let policy = session.effective.config.retention.as_ref();
+        let record = find_incarnation(&ctx, data.as_ref()).await?;
+        report.checks.extend(retention_checks(&ctx, &record, policy).await?);
         Ok(report)
     })?;
     session.printer.report(&session.with_cost(&report, &ctx), |text| render(text, &report))?;
