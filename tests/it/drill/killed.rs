@@ -1,13 +1,14 @@
 //! Drills that are ended in the middle: politely, and not.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use walden_pg::PgMajor;
+use walden_testkit::postgres::ClientPrograms;
 
 use super::Bench;
 
@@ -31,6 +32,7 @@ fn start(bench: &Bench) -> (Child, PathBuf, Pid) {
     let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let directory = wait_for("the directory", || bench.directories().pop());
     let postmaster = wait_for("the server", || postmaster(&directory));
+    wait_for("the assertion", || sleeps(bench, &directory).then_some(()));
     (child, directory, postmaster)
 }
 
@@ -39,6 +41,17 @@ fn postmaster(directory: &Path) -> Option<Pid> {
     // Its last line is there when it takes connections.
     let ready = text.lines().nth(7).is_some_and(|line| line.trim() == "ready");
     ready.then(|| Pid::from_raw(text.lines().next().unwrap().parse().unwrap()))
+}
+
+/// Whether the drill has come to its assertion.
+fn sleeps(bench: &Bench, directory: &Path) -> bool {
+    let psql = ClientPrograms::find().unwrap().bin().join("psql");
+    let mut command = Command::new(psql);
+    bench.walden.as_server_user(&mut command);
+    let question = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+    command.args(["-XAtU", "postgres", "-c", question, "postgres"]).arg("-h").arg(directory.join("s"));
+    let output = command.current_dir("/").env_remove("PGPORT").output().unwrap();
+    String::from_utf8_lossy(&output.stdout).trim() == "1"
 }
 
 fn is_gone(process: Pid) -> bool {

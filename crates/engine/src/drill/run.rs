@@ -79,7 +79,7 @@ pub fn random_seed() -> Result<u64> {
 /// when `cancel` ends.
 ///
 /// # Errors
-/// Only before anything has begun: when the clock or random bytes fail. Whatever goes wrong later is what the drill found.
+/// Only before anything has begun. Whatever goes wrong later is what the drill found.
 pub async fn drill(
     ctx: &Context,
     incarnation: &IncarnationRecord,
@@ -91,7 +91,7 @@ pub async fn drill(
         move || sweep(&base)
     })
     .await?;
-    let mut run = Run::new(ctx, incarnation, request, swept)?;
+    let mut run = Run::new(ctx, incarnation, request, swept);
     let deadline = run.deadline;
     let ended = {
         let mut cancel = std::pin::pin!(cancel);
@@ -151,11 +151,10 @@ impl<'a> Run<'a> {
         incarnation: &'a IncarnationRecord,
         request: DrillRequest,
         warnings: Vec<String>,
-    ) -> Result<Self> {
+    ) -> Self {
         let started_at = ctx.clock.now();
-        let salt = u16::from_str_radix(random_id()?.get(..4).unwrap_or_default(), 16).unwrap_or_default();
         let record = DrillRecord {
-            id: BackupId::new(started_at, salt),
+            id: BackupId::new(started_at, fraction_of_second(started_at)),
             server: incarnation.server.clone(),
             incarnation: incarnation.incarnation(),
             repository_id: incarnation.repository_id.clone(),
@@ -186,7 +185,7 @@ impl<'a> Run<'a> {
         };
         let begun = Instant::now();
         let deadline = begun + request.timeout;
-        Ok(Self {
+        Self {
             ctx,
             incarnation,
             request,
@@ -197,7 +196,7 @@ impl<'a> Run<'a> {
             place: None,
             server: None,
             made: Mutex::default(),
-        })
+        }
     }
 
     /// Everything up to the last check.
@@ -624,6 +623,12 @@ impl<'a> Run<'a> {
         let settings = &self.request.agent_settings;
         Spool::locate(&place.state(), &place.data(), &identity, &self.ctx.server, settings).ok()
     }
+}
+
+/// The part of a second, in 65536ths: names of drills sort by their beginning.
+fn fraction_of_second(moment: Timestamp) -> u16 {
+    let nanoseconds = u64::try_from(moment.subsec_nanosecond()).unwrap_or_default();
+    u16::try_from((nanoseconds << 16) / 1_000_000_000).unwrap_or(u16::MAX)
 }
 
 /// The same request for another target; a target is paused at, so that the promotion can be measured.
