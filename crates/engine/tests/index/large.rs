@@ -24,10 +24,10 @@ use walden_store::{CompressionLevel, HeaderFields, IdentityHash, seal_bytes};
 use super::support::Bench;
 
 const SIZE: u64 = 64 << 20;
-const PER_LOG: u64 = 64;
-const FIRST: TimelineId = TimelineId::FIRST;
+pub(crate) const PER_LOG: u64 = 64;
+pub(crate) const FIRST: TimelineId = TimelineId::FIRST;
 
-fn record() -> IncarnationRecord {
+pub(crate) fn record() -> IncarnationRecord {
     IncarnationRecord {
         server: "main".parse().unwrap(),
         repository_id: "0".repeat(32),
@@ -111,12 +111,12 @@ fn store(bench: &Bench, timeline: TimelineId, number: u64, siblings: &mut Vec<Ro
     });
 }
 
-fn layout(incarnation: Incarnation, bench: &Bench) -> walden_core::IncarnationLayout {
+pub(crate) fn layout(incarnation: Incarnation, bench: &Bench) -> walden_core::IncarnationLayout {
     bench.ctx.layout().incarnation(incarnation)
 }
 
 /// A repository with segments of one timeline, and an incarnation of its own.
-async fn archive(numbers: impl Iterator<Item = u64>) -> Bench {
+pub(crate) async fn archive(numbers: impl Iterator<Item = u64>) -> Bench {
     let bench = Bench::new();
     let marker = encode_envelope(RecordKind::Incarnation, &record()).unwrap();
     let key = layout(record().incarnation(), &bench).marker();
@@ -267,7 +267,7 @@ async fn a_check_takes_no_rollups_word_and_a_window_says_where_it_does() {
         std::fs::remove_file(bench.directory.path().join("repo").join(key.to_string())).unwrap();
     };
     let seen = async || {
-        let report = check(&bench.ctx, None, None).await.unwrap();
+        let report = check(&bench.ctx, None, None, std::time::Duration::from_mins(5)).await.unwrap();
         let coverage = report.checks.iter().find(|check| check.name == "coverage").unwrap().status;
         let window = window(&bench.ctx, &record()).await.unwrap();
         (coverage, window.newest.unwrap().lsn, window.by_rollup, window.timelines[0].gaps.len())

@@ -7,6 +7,7 @@
     reason = "a test that can't go on ends loudly"
 )]
 
+mod catalog;
 mod large;
 mod pipeline;
 mod real;

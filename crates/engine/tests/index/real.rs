@@ -216,7 +216,7 @@ async fn a_damaged_segment_is_archived_and_told_of() {
     let start = size().start_of(broken.id(size()).unwrap().number);
     let lsn = index.damage[0].lsn.bytes_since(start).unwrap();
     assert!((290_000..=300_064).contains(&lsn), "{:?}", index.damage);
-    let report = check(&bench.ctx, None, None).await.unwrap();
+    let report = check(&bench.ctx, None, None, std::time::Duration::from_mins(5)).await.unwrap();
     let found = report.checks.iter().find(|check| check.name == "WAL").unwrap();
     assert_eq!(found.status, CheckStatus::Failure, "{found:?}");
     assert!(found.detail.contains(&broken.to_string()), "{found:?}");
