@@ -4,7 +4,8 @@
 //! the engine, over a store that fails, loses answers, is slow, and forgets nothing that it said it had. Actors crash
 //! between any two requests. Then nothing fails any more, and everything that was promised must be there.
 //!
-//! `WALDEN_FAULT_SEEDS` says how many worlds (or `from..to` which), `WALDEN_FAULT_SEED` shows a single one.
+//! `WALDEN_FAULT_SEEDS` says how many worlds (or `from..to` which), `WALDEN_FAULT_SEED` shows a single one. With
+//! `WALDEN_CAMPAIGN=1`, as `cargo xtask test --all no_promise_is_broken` sets it, there are 10,000.
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on ends loudly")]
 
@@ -24,15 +25,17 @@ use self::run::{Outcome, run};
 use self::world::{Broken, Cast};
 use walden_testkit::simulation::{ConditionalPuts, Defect, Faults};
 
-/// Worlds in the default tests.
-const SEEDS: u64 = 400;
+/// Worlds in the default tests, and in the long campaign.
+const SEEDS: u64 = 300;
+const CAMPAIGN_SEEDS: u64 = 10_000;
 
 fn seeds() -> Range<u64> {
     let asked = std::env::var("WALDEN_FAULT_SEEDS").unwrap_or_default();
     if let Some((from, to)) = asked.split_once("..") {
         return from.parse().unwrap()..to.parse().unwrap();
     }
-    0..asked.parse().unwrap_or(SEEDS)
+    let default = if std::env::var_os("WALDEN_CAMPAIGN").is_some() { CAMPAIGN_SEEDS } else { SEEDS };
+    0..asked.parse().unwrap_or(default)
 }
 
 #[test]

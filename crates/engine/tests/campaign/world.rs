@@ -148,7 +148,7 @@ impl Cast {
             backups: dice.below(4),
             catalog: dice.percent(40),
             retentions: if dice.percent(60) { 1 + dice.below(2) } else { 0 },
-            pinners: dice.below(2),
+            pinners: dice.below(4),
             late_backups: dice.below(2),
             broken: None,
             clocks_jump: if dice.percent(30) { 3_600_000 } else { 0 },
