@@ -2,7 +2,6 @@
 
 use std::io::{self, Write};
 
-use bytes::Bytes;
 use walden_core::{HEADER_FRAME_BYTES_MAX, INDEX_BYTES_MAX, ObjectKey};
 
 use crate::budget::RetryBudget;
@@ -12,13 +11,16 @@ use crate::read::ObjectReader;
 use crate::store::Store;
 use crate::unseal::{Expected, UnsealError, Unsealed, Unsealer};
 
-/// How much is handed to the decompressor at once; twice this much is held at most.
+/// So much is handed to the decompressor at once, at least; the last chunk that the network gave goes with it whole.
 const BATCH_BYTES: usize = 256 << 10;
+/// Chunks are rarely longer (hyper's buffers are not), in bytes. Room for one beyond the batch.
+const CHUNK_BYTES: usize = 420 << 10;
 /// An object that arrives damaged is read this often before it counts as damaged in the store.
 const READS_OF_DAMAGED: u32 = 2;
 
 impl Store {
-    /// Fetches a sealed object and writes its plain bytes to what `destination` makes.
+    /// Fetches a sealed object and writes its plain bytes to what `destination` makes, once the store has begun to send
+    /// the object.
     ///
     /// Memory does not grow with the object. A connection that breaks is continued where it broke; an object that
     /// arrives damaged is read a second time, into a second destination, because the damage may lie on the way.
@@ -41,8 +43,7 @@ impl Store {
         let mut reads = 0;
         loop {
             reads += 1;
-            let plain = destination().map_err(|error| local(expected.name, error))?;
-            match self.fetch_once(key, expected, plain, budget).await {
+            match self.fetch_once(key, expected, &mut destination, budget).await {
                 Err(StoreError::Corrupt { source, place })
                     if reads < READS_OF_DAMAGED && !source.is_unsupported() =>
                 {
@@ -54,19 +55,24 @@ impl Store {
         }
     }
 
-    async fn fetch_once<W: Write + Send + 'static>(
+    async fn fetch_once<W, D>(
         &self,
         key: &ObjectKey,
         expected: Expected<'_>,
-        plain: W,
+        destination: &mut D,
         budget: &RetryBudget,
-    ) -> Result<Unsealed<W>, StoreError> {
+    ) -> Result<Unsealed<W>, StoreError>
+    where
+        W: Write + Send + 'static,
+        D: FnMut() -> io::Result<W>,
+    {
         let place = Place::new(self.url(), Some(key.as_str()));
         let reader = self.reader(key, budget).await?;
         let bytes = reader.object_bytes();
         if bytes > stored_bytes_max(expected.max_plain_bytes) {
             return Err(StoreError::Size { place, reason: "it is larger than it may be", bytes });
         }
+        let plain = destination().map_err(|error| local(expected.name, error))?;
         let unsealer =
             Unsealer::new(expected, plain).map_err(|error| corrupt(&place, expected.name, error))?;
         match unseal(reader, unsealer).await? {
@@ -94,34 +100,39 @@ async fn unseal<W: Write + Send + 'static>(
     mut reader: ObjectReader,
     unsealer: Unsealer<W>,
 ) -> Result<Result<Unsealed<W>, UnsealError>, StoreError> {
-    let mut worker = tokio::task::spawn_blocking(move || Ok(unsealer));
+    let mut next = Vec::with_capacity(BATCH_BYTES + CHUNK_BYTES);
+    let other = Vec::with_capacity(BATCH_BYTES + CHUNK_BYTES);
+    let mut worker = tokio::task::spawn_blocking(move || Ok((unsealer, other)));
     loop {
-        let batch = next_batch(&mut reader).await?;
-        let mut unsealer = match joined(worker.await)? {
-            Ok(unsealer) => unsealer,
+        next_batch(&mut reader, &mut next).await?;
+        let (mut unsealer, other) = match joined(worker.await)? {
+            Ok(both) => both,
             Err(error) => return Ok(Err(error)),
         };
-        if batch.is_empty() {
+        if next.is_empty() {
             return joined(tokio::task::spawn_blocking(move || unsealer.finish()).await);
         }
+        let batch = std::mem::replace(&mut next, other);
         worker = tokio::task::spawn_blocking(move || {
-            for piece in batch {
-                unsealer.push(&piece)?;
-            }
-            Ok(unsealer)
+            unsealer.push(&batch)?;
+            let mut batch = batch;
+            batch.clear();
+            Ok((unsealer, batch))
         });
     }
 }
 
-/// The next bytes of the object, at least [`BATCH_BYTES`] of them unless it ends.
-async fn next_batch(reader: &mut ObjectReader) -> Result<Vec<Bytes>, StoreError> {
-    let (mut batch, mut bytes) = (Vec::new(), 0);
-    while bytes < BATCH_BYTES {
+/// Fills the batch with the next bytes of the object, at least [`BATCH_BYTES`] of them unless it ends.
+///
+/// They are copied, so that the chunk is free again before the next bytes arrive: the network then reads into the same
+/// memory over and over. Chunks that are kept cost more than a copy, because the kernel has to find fresh pages for
+/// every one of them.
+async fn next_batch(reader: &mut ObjectReader, batch: &mut Vec<u8>) -> Result<(), StoreError> {
+    while batch.len() < BATCH_BYTES {
         let Some(chunk) = reader.next_chunk().await? else { break };
-        bytes += chunk.len();
-        batch.push(chunk);
+        batch.extend_from_slice(&chunk);
     }
-    Ok(batch)
+    Ok(())
 }
 
 fn joined<T>(result: Result<T, tokio::task::JoinError>) -> Result<T, StoreError> {

@@ -14,7 +14,7 @@ use crate::seal::hex;
 
 /// Largest window that a frame may ask for, as a power of two: what `zstd -d` grants without being told.
 const WINDOW_LOG_MAX: u32 = 27;
-/// How much is decompressed at once.
+/// So many plain bytes are hashed and written at once: few calls of the system, and they stay in a core's cache.
 const OUTPUT_BYTES: usize = 128 << 10;
 /// The index frame has a header of its own.
 pub(crate) const INDEX_FRAME_BYTES_MAX: u64 = INDEX_BYTES_MAX as u64 + 64;
@@ -133,6 +133,8 @@ pub struct Unsealer<W> {
     context: DCtx<'static>,
     output: Vec<u8>,
     inside_frame: bool,
+    /// Whether the frames' own checksums are compared although a hash covers the plain bytes.
+    strict: bool,
     plain_bytes: u64,
     plain_hash: Sha256,
     stored_hash: Sha256,
@@ -170,11 +172,19 @@ impl<W: Write> Unsealer<W> {
             context: decompressor()?,
             output: Vec::with_capacity(OUTPUT_BYTES),
             inside_frame: false,
+            strict: false,
             plain_bytes: 0,
             plain_hash: Sha256::new(),
             stored_hash: Sha256::new(),
             plain,
         })
+    }
+
+    /// Compares everything that can be compared, the frames' own checksums too: for who asks whether an object is as it was
+    /// stored, and not only whether its contents can be used.
+    #[must_use]
+    pub fn strict(self) -> Self {
+        Self { strict: true, ..self }
     }
 
     /// Takes the next bytes of the object.
@@ -241,6 +251,9 @@ impl<W: Write> Unsealer<W> {
         if header.index_bytes > INDEX_FRAME_BYTES_MAX {
             return too_large("index", header.index_bytes, INDEX_FRAME_BYTES_MAX);
         }
+        // The frames' own checksum sees nothing that SHA-256 does not.
+        let hashed = header.plain_sha256.is_some() && !self.strict;
+        self.context.set_parameter(DParameter::ForceIgnoreChecksum(hashed)).map_err(zstd_error)?;
         self.stage = Stage::Frames { left: header.stored_bytes };
         let empty = header.stored_bytes == 0;
         self.header = Some(header);
@@ -260,29 +273,39 @@ impl<W: Write> Unsealer<W> {
         }
         let mut input = InBuffer::around(stored);
         loop {
-            self.output.clear();
-            let before = input.pos();
-            let mut output = OutBuffer::around(&mut self.output);
+            let before = (input.pos(), self.output.len());
+            let mut output = OutBuffer::around_pos(&mut self.output, before.1);
             let hint = self.context.decompress_stream(&mut output, &mut input).map_err(zstd_error)?;
             self.inside_frame = hint != 0;
-            self.plain_bytes += self.output.len() as u64;
+            self.plain_bytes += (self.output.len() - before.1) as u64;
             if self.plain_bytes > expected {
                 return Err(UnsealError::Length { expected, found: self.plain_bytes });
             }
-            self.plain_hash.update(&self.output);
-            self.plain.write_all(&self.output).map_err(UnsealError::Write)?;
+            let stuck = before == (input.pos(), self.output.len());
+            let full = self.output.len() == self.output.capacity();
+            if full {
+                self.hand_on()?;
+            }
             // A frame that has ended holds nothing back; inside of one, a full output may mean that more waits.
-            let drained = hint == 0 || self.output.len() < self.output.capacity();
-            if input.pos() == stored.len() && drained {
+            if input.pos() == stored.len() && (hint == 0 || !full) {
                 return Ok(());
             }
-            if input.pos() == before && self.output.is_empty() {
+            if stuck {
                 return Err(UnsealError::Zstd { reason: "no progress" });
             }
         }
     }
 
+    /// Hashes what is decompressed and writes it out.
+    fn hand_on(&mut self) -> Result<(), UnsealError> {
+        self.plain_hash.update(&self.output);
+        self.plain.write_all(&self.output).map_err(UnsealError::Write)?;
+        self.output.clear();
+        Ok(())
+    }
+
     fn end_frames(&mut self) -> Result<(), UnsealError> {
+        self.hand_on()?;
         let Some(header) = &self.header else { return Err(UnsealError::Truncated { part: "header" }) };
         if self.inside_frame {
             return Err(UnsealError::Truncated { part: "last frame" });
