@@ -29,9 +29,9 @@ use walden_pg::{ArchiveFileName, SegmentId, SegmentName, SegmentNumber, Timeline
 use walden_store::RetryBudget;
 
 use self::absence::{Absence, Listed, list_newer};
-use self::files::{Directory, WholeFile};
+use self::files::{Directory, Unflushed, WholeFile};
 use self::situation::Situation;
-use self::state::{Ahead, Stage, State, Task};
+use self::state::{Ahead, Flushing, Stage, State, Task};
 pub use self::take::{Taken, take_prefetched};
 use super::tablespaces::ReplayGuard;
 use super::{FILE_BYTES_MAX, Fetcher, Wanted};
@@ -371,11 +371,11 @@ impl Inner {
             state.history.take()
         };
         drop(previous);
-        let mut found = self.fetch(ask).await?;
+        let mut found = self.fetch(ask, || ()).await?;
         if found.is_none() {
             self.fetcher.prove_absent(ask.situation.incarnation, &ask.budget).await?;
             if self.fetcher.looks_twice() {
-                found = self.fetch(ask).await?;
+                found = self.fetch(ask, || ()).await?;
             }
         }
         let Some(file) = found else { return Ok(GetAnswer::Absent) };
@@ -454,19 +454,24 @@ impl Inner {
         next
     }
 
-    /// Fetches the segment that was asked for; `None` when it is proven to be absent.
+    /// Fetches the segment that was asked for; `None` when it is proven to be absent. The next ones are begun as soon as
+    /// the store sends it.
     async fn fetch_or_prove(
-        &self,
+        self: &Arc<Self>,
         ask: &Ask<'_>,
         id: SegmentId,
         name: SegmentName,
     ) -> Result<Option<ReadyFile>> {
-        let mut found = self.fetch(ask).await?;
+        let begin = || {
+            self.state().note_found(id);
+            self.fetch_ahead(ask.guarded);
+        };
+        let mut found = self.fetch(ask, begin).await?;
         if found.is_none() {
             let at = (self.moment)();
             let no_history_after = self.prove_absent(ask).await?;
             if self.fetcher.looks_twice() {
-                found = self.fetch(ask).await?;
+                found = self.fetch(ask, begin).await?;
             }
             if found.is_none() {
                 let mut state = self.state();
@@ -479,7 +484,7 @@ impl Inner {
         let Some(file) = found else { return Ok(None) };
         count(&self.counts.misses);
         let offered = offer(&file);
-        let stage = Stage::Ready { file, offered: true };
+        let stage = Stage::Ready { file, offered: true, flushing: None };
         let mut state = self.state();
         state.tasks += 1;
         let ahead = Ahead { number: state.tasks, name, stage };
@@ -515,8 +520,9 @@ impl Inner {
         Ok(None)
     }
 
-    /// Fetches a file into the spool, with all checks; `None` when the store says that it is not there.
-    async fn fetch(&self, ask: &Ask<'_>) -> Result<Option<WholeFile>> {
+    /// Fetches a file into the spool, with all checks; `None` when the store says that it is not there. `found` is called
+    /// when the store begins to send it.
+    async fn fetch(&self, ask: &Ask<'_>, mut found: impl FnMut() + Send) -> Result<Option<WholeFile>> {
         let wanted = &ask.wanted;
         let text = wanted.name.to_string();
         let size =
@@ -524,22 +530,23 @@ impl Inner {
         if !self.has_room(size.min(FILE_BYTES_MAX), 0) {
             return Err(EngineError::failed(ErrorKind::LocalIo, "the spool's file system is nearly full"));
         }
-        let read = self.fetcher.read(wanted, || self.directory.create(&text), &ask.budget).await?;
+        let create = || {
+            found();
+            self.directory.create(&text)
+        };
+        let read = self.fetcher.read(wanted, create, &ask.budget).await?;
         let Some((written, _)) = read else { return Ok(None) };
         let scanned = wanted.name.segment().filter(|_| ask.guarded);
         let segment_size = ask.situation.segment_size;
         let completed = tokio::task::spawn_blocking(move || {
-            let file = written
-                .into_inner()
-                .map_err(|error| EngineError::local("write", Path::new("prefetch"), error.into_error()))?;
             let clean = match scanned {
                 // A scan that fails has found nothing out: the guard itself will look.
                 Some(segment) => {
-                    ReplayGuard::finds_nothing(segment_size, segment, file.path()).unwrap_or(false)
+                    ReplayGuard::finds_nothing(segment_size, segment, written.path()).unwrap_or(false)
                 }
                 None => false,
             };
-            file.complete(clean)
+            written.complete(clean)
         });
         let completed =
             completed.await.map_err(|error| EngineError::failed(ErrorKind::Internal, error.to_string()));
@@ -584,42 +591,82 @@ impl Inner {
             let (ending, over) = watch::channel(());
             let inner = Arc::clone(self);
             let task = tokio::spawn(async move {
-                inner.run(job).await;
+                inner.run(job, &ending).await;
                 drop(ending);
             });
-            let stage = Stage::Fetching { _task: Task(task.abort_handle()), begun: false, over };
+            let task = Arc::new(Task(task.abort_handle()));
+            let stage = Stage::Fetching { task, begun: false, over };
             state.ahead.insert(number, Ahead { number: task_number, name, stage });
         }
     }
 
-    async fn run(self: Arc<Self>, job: Job) {
-        let Ok(_turn) = self.turns.acquire().await else { return };
+    async fn run(self: Arc<Self>, job: Job, ending: &watch::Sender<()>) {
+        let Ok(turn) = self.turns.acquire().await else { return };
         if let Some(Ahead { stage: Stage::Fetching { begun, .. }, .. }) =
             self.state().ahead.get_mut(&job.number)
         {
             *begun = true;
         }
         let found = self.fetch_job(&job).await;
+        drop(turn);
+        let flush = match found {
+            Ok(Some(file)) => self.keep(&job, file, ending),
+            Ok(None) => {
+                self.stop_at(&job);
+                None
+            }
+            Err(error) => {
+                self.failed(&job, &error);
+                None
+            }
+        };
+        let Some(unflushed) = flush else { return };
+        let flushed = tokio::task::spawn_blocking(move || unflushed.flush()).await;
+        match flushed.map_err(|error| EngineError::failed(ErrorKind::Internal, error.to_string())) {
+            Ok(Ok(identity)) => {
+                let mut state = self.state();
+                if let Some(Ahead { stage: Stage::Ready { file, flushing, .. }, .. }) = state.of_task(&job) {
+                    file.identity = identity;
+                    *flushing = None;
+                }
+            }
+            Ok(Err(error)) | Err(error) => self.failed(&job, &error),
+        }
+    }
+
+    /// Keeps a file that was fetched ahead. With it comes what is to be flushed: nothing when somebody waits for it, who
+    /// does not have to wait for the disk too.
+    fn keep(&self, job: &Job, mut file: WholeFile, ending: &watch::Sender<()>) -> Option<Unflushed> {
         let mut state = self.state();
-        if state.ahead.get(&job.number).is_none_or(|ahead| ahead.number != job.task) {
+        let ahead = state.of_task(job)?;
+        let Stage::Fetching { task, over, .. } = &ahead.stage else { return None };
+        // The one of the stage itself is always there.
+        let is_waited_for = ending.receiver_count() > 1;
+        let unflushed = if is_waited_for { None } else { file.take_unflushed() };
+        let flushing = unflushed.as_ref().map(|_| Flushing { _task: task.clone(), over: over.clone() });
+        ahead.stage = Stage::Ready { file, offered: false, flushing };
+        unflushed
+    }
+
+    /// A file could not be fetched ahead, or not be kept.
+    fn failed(&self, job: &Job, error: &EngineError) {
+        if self.state().of_task(job).is_some() {
+            tracing::debug!(%error, segment = %job.name, "could not be fetched ahead");
+            count(&self.counts.failed);
+            self.stop_at(job);
+        }
+    }
+
+    fn stop_at(&self, job: &Job) {
+        let mut state = self.state();
+        if state.of_task(job).is_none() {
             // Given up in the meantime.
             return;
         }
-        let gone = match found {
-            Ok(Some(file)) => {
-                if let Some(ahead) = state.ahead.get_mut(&job.number) {
-                    ahead.stage = Stage::Ready { file, offered: false };
-                }
-                Vec::new()
-            }
-            Ok(None) => state.stop_at(job.number),
-            Err(error) => {
-                tracing::debug!(%error, segment = %job.name, "could not be fetched ahead");
-                count(&self.counts.failed);
-                state.stop_at(job.number)
-            }
-        };
+        let own = state.ahead.remove(&job.number);
+        let gone = state.stop_at(job.number);
         drop(state);
+        drop(own);
         self.discard(gone);
     }
 
@@ -627,7 +674,7 @@ impl Inner {
         let (ctx, situation) = (&self.fetcher.ctx, &job.situation);
         let name = ArchiveFileName::Segment(job.name);
         let wanted = Wanted::new(ctx, name, situation.incarnation, Some(situation.segment_size));
-        self.fetch(&Ask { situation, budget: ctx.budget(), wanted, guarded: job.guarded }).await
+        self.fetch(&Ask { situation, budget: ctx.budget(), wanted, guarded: job.guarded }, || ()).await
     }
 }
 
@@ -638,6 +685,13 @@ struct Job {
     name: SegmentName,
     situation: Situation,
     guarded: bool,
+}
+
+impl State {
+    /// What this task fetches, unless that was given up.
+    fn of_task(&mut self, job: &Job) -> Option<&mut Ahead> {
+        self.ahead.get_mut(&job.number).filter(|ahead| ahead.number == job.task)
+    }
 }
 
 /// Whether two paths lead to one directory.
@@ -657,7 +711,10 @@ fn offer(file: &WholeFile) -> ReadyFile {
 fn next_step(state: &mut State, id: SegmentId, asked: SegmentName, waited: bool) -> (Next, Option<Ahead>) {
     let Some(ahead) = state.ahead.get_mut(&id.number) else { return (Next::Fetch, None) };
     match &mut ahead.stage {
-        Stage::Ready { file, offered } if ahead.name == asked && file.is_there() => {
+        Stage::Ready { flushing: Some(Flushing { over, .. }), .. } if ahead.name == asked && !waited => {
+            return (Next::Wait(over.clone()), None);
+        }
+        Stage::Ready { file, offered, flushing: None } if ahead.name == asked && file.is_there() => {
             *offered = true;
             return (Next::Offer(offer(file)), None);
         }

@@ -3,12 +3,11 @@
 //! Only memory says which files are good: whatever lies in the directory when it is opened is removed.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::super::WRITE_BYTES;
 use crate::archiver::FileIdentity;
 use crate::error::{EngineError, Result};
 
@@ -52,11 +51,11 @@ impl Directory {
     }
 
     /// A file under a name that no other had or will have.
-    pub(super) fn create(&self, name: &str) -> io::Result<BufWriter<NewFile>> {
+    pub(super) fn create(&self, name: &str) -> io::Result<NewFile> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let path = Removed(self.path.join(format!("{name}.{number}")));
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path.0)?;
-        Ok(BufWriter::with_capacity(WRITE_BYTES, NewFile { file, path }))
+        Ok(NewFile { file, path })
     }
 
     /// Bytes of the file system that are free to this account; 0 when that can't be told.
@@ -94,7 +93,7 @@ impl Drop for Removed {
     }
 }
 
-/// A file that is being written.
+/// A file that is being written. What is written comes in large pieces already.
 #[derive(Debug)]
 pub(super) struct NewFile {
     file: File,
@@ -106,13 +105,16 @@ impl NewFile {
         &self.path.0
     }
 
-    /// Flushes it to the disk.
+    /// Says that all is written, and right.
     pub(super) fn complete(self, guard_clean: bool) -> Result<WholeFile> {
-        let failed = |source| EngineError::local("flush", &self.path.0, source);
-        self.file.sync_all().map_err(failed)?;
-        let identity = FileIdentity::of(&self.file.metadata().map_err(failed)?);
-        Ok(WholeFile { path: self.path, identity, guard_clean })
+        let identity = identity(&self.file, &self.path.0)?;
+        Ok(WholeFile { path: self.path, identity, guard_clean, unflushed: Some(self.file) })
     }
+}
+
+fn identity(file: &File, path: &Path) -> Result<FileIdentity> {
+    let found = file.metadata().map_err(|source| EngineError::local("look at", path, source))?;
+    Ok(FileIdentity::of(&found))
 }
 
 impl Write for NewFile {
@@ -125,17 +127,44 @@ impl Write for NewFile {
     }
 }
 
-/// A whole, verified and durable file. Removed when this is dropped, unless a hook has taken it.
+/// A whole, verified file. Removed when this is dropped, unless a hook has taken it.
+///
+/// It need not be durable: a crash of the machine takes the agent with it, and the next one empties the directory;
+/// PostgreSQL, which removes what lies under the temporary name before it asks, flushes what it was given before it gives
+/// it a segment's name.
 #[derive(Debug)]
 pub(super) struct WholeFile {
     path: Removed,
     pub(super) identity: FileIdentity,
     pub(super) guard_clean: bool,
+    /// Until it is flushed, or was not to be.
+    unflushed: Option<File>,
+}
+
+/// A file that is to be flushed.
+#[derive(Debug)]
+pub(super) struct Unflushed {
+    file: File,
+    path: PathBuf,
+}
+
+impl Unflushed {
+    /// Flushes it to the disk, and looks at it again: some network file systems set its dates only now.
+    pub(super) fn flush(self) -> Result<FileIdentity> {
+        self.file.sync_all().map_err(|source| EngineError::local("flush", &self.path, source))?;
+        identity(&self.file, &self.path)
+    }
 }
 
 impl WholeFile {
     pub(super) fn path(&self) -> &Path {
         &self.path.0
+    }
+
+    /// What is left to be done to have it on the disk, for the one who does it.
+    pub(super) fn take_unflushed(&mut self) -> Option<Unflushed> {
+        let path = self.path.0.clone();
+        self.unflushed.take().map(|file| Unflushed { file, path })
     }
 
     /// Whether it is still there, and still the one that was written.

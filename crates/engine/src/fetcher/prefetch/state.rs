@@ -1,6 +1,7 @@
 //! What is fetched ahead, and what of it is still wanted.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -28,19 +29,34 @@ pub(super) enum Stage {
     /// Under way, or waiting for its turn.
     Fetching {
         /// Who does it: given up with this.
-        _task: Task,
+        task: Arc<Task>,
         /// Whether its turn has come.
         begun: bool,
         /// Closed when it is over.
         over: watch::Receiver<()>,
     },
-    /// Verified and durable.
+    /// Verified.
     Ready {
         /// Where it waits.
         file: WholeFile,
         /// Whether it was offered to a hook.
         offered: bool,
+        /// While it is being flushed.
+        flushing: Option<Flushing>,
     },
+}
+
+/// The flushing of a file that nobody has asked for yet.
+///
+/// It spares recovery the wait for the disk, since PostgreSQL flushes each segment before it replays it. A file is not
+/// offered meanwhile: the kernel tells of a write that failed only once, and it must not tell that to us about a file that
+/// PostgreSQL has.
+#[derive(Debug)]
+pub(super) struct Flushing {
+    /// Who does it.
+    pub(super) _task: Arc<Task>,
+    /// Closed when it is over.
+    pub(super) over: watch::Receiver<()>,
 }
 
 /// A segment that is fetched ahead.
@@ -179,12 +195,12 @@ impl State {
     }
 }
 
-/// How far to fetch ahead after so many segments in order: twice as far after each. A recovery that has met the end of
+/// How far to fetch ahead after so many segments in order: four after the first, and twice as far after each. A recovery that has met the end of
 /// the archive is given one at a time as they arrive, and only more than one in a row show that there is something ahead.
 fn window(run: u32, caught_up: bool, max: u64) -> u64 {
     match run.saturating_sub(u32::from(caught_up)) {
         0 => 0,
-        steps => (1_u64 << steps.min(32)).min(max),
+        steps => (2_u64 << steps.min(32)).min(max),
     }
 }
 
@@ -195,9 +211,9 @@ mod tests {
     #[test]
     fn the_window_grows_and_stays_inside_its_bounds() {
         let windows = |caught_up| (0..5).map(|run| window(run, caught_up, 7)).collect::<Vec<_>>();
-        assert_eq!(windows(false), [0, 2, 4, 7, 7]);
-        assert_eq!(windows(true), [0, 0, 2, 4, 7]);
-        assert_eq!(window(u32::MAX, false, u64::MAX), 1 << 32);
+        assert_eq!(windows(false), [0, 4, 7, 7, 7]);
+        assert_eq!(windows(true), [0, 0, 4, 7, 7]);
+        assert_eq!(window(u32::MAX, false, u64::MAX), 1 << 33);
         assert_eq!(window(3, false, 0), 0);
     }
 }

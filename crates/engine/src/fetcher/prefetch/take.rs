@@ -28,10 +28,11 @@ pub enum Taken {
 
 /// Moves a file that the agent has ready to `destination` (a `%p`), relative to `current_directory`.
 ///
-/// The file was flushed by the agent. Giving it its new name is not: the destination is a temporary name of
-/// PostgreSQL's, which flushes file and directory when it gives the segment its own one (`KeepFileRestoredFromArchive`
-/// in `src/backend/access/transam/xlogarchive.c`, `durable_rename`). From another file system the file is copied, and
-/// then flushed as a file that was fetched.
+/// The file need not be durable, and its new name is not made so: the destination is a temporary name of PostgreSQL's,
+/// which removes what it finds there before it asks (`RestoreArchivedFile` in
+/// `src/backend/access/transam/xlogarchive.c`), and flushes file and directory when it gives the segment its own name
+/// (`KeepFileRestoredFromArchive`, `durable_rename`). From another file system the file is copied, and then flushed as a
+/// file that was fetched.
 ///
 /// # Errors
 /// Of kind `conflict` for a segment whose replay would take another server's tablespace directory. Everything that is

@@ -203,3 +203,31 @@ async fn other_asks_cost_nothing_and_are_left_to_the_hook() {
     assert_eq!(bench.take_requests(), Vec::<String>::new());
     assert_eq!(bench.spooled(), Vec::<String>::new());
 }
+
+#[tokio::test]
+async fn the_next_ones_are_begun_while_the_first_is_still_arriving() {
+    let bench = Bench::s3().await;
+    bench.put_segments(1, 1..=3);
+    let server = bench.server.as_ref().unwrap();
+    let rule =
+        FaultRule { fault: Fault::Stalled(100), method: None, path_contains: name(1, 1), skip: 0, times: 1 };
+    server.inject(rule);
+    let destination = bench.destination("");
+    let first = name(1, 1);
+    let mut ask = std::pin::pin!(bench.prefetcher().get(&first, &destination));
+    let third = name(1, 3);
+    let begun = until(|| server.requests().iter().any(|request| request.path.contains(&third)));
+    tokio::select! {
+        biased;
+        answer = &mut ask => panic!("{answer:?}"),
+        () = begun => {}
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_begun_beside_an_ask_for_what_is_absent() {
+    let bench = Bench::s3().await;
+    assert_eq!(bench.ask_segment(1, 1).await, Got::Absent);
+    bench.settle().await;
+    assert_eq!(bench.take_requests(), [name(1, 1), "incarnation.json".to_owned()]);
+}

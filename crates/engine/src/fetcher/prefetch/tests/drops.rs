@@ -75,7 +75,7 @@ async fn a_jump_back_or_far_ahead_drops_all() {
         let bench = ahead().await;
         bench.found(1, number).await;
         bench.settle().await;
-        let wanted = [name(1, number + 1), name(1, number + 2)];
+        let wanted: Vec<_> = (number + 1..=number + 4).map(|number| name(1, number)).collect();
         assert_eq!(segments(&bench), wanted);
         assert!(bench.prefetcher().numbers().dropped >= 4);
     }
@@ -161,4 +161,74 @@ async fn an_agent_that_leaves_keeps_only_what_it_offered() {
     bench.settle().await;
     assert_eq!(bench.spooled(), Vec::<String>::new());
     bench.prefetcher().close();
+}
+
+/// The task that fetched a segment ahead.
+fn job(bench: &Bench, number: u64) -> Job {
+    let state = bench.prefetcher().inner.state();
+    let number = SegmentNumber::new(number);
+    let ahead = state.ahead.get(&number).unwrap();
+    let situation = state.situation.clone().unwrap();
+    Job { task: ahead.number, number, name: ahead.name, situation, guarded: false }
+}
+
+/// Waits until a segment is ready and flushed.
+async fn flushed(bench: &Bench, number: u64) {
+    until(|| {
+        let state = bench.prefetcher().inner.state();
+        let ahead = state.ahead.get(&SegmentNumber::new(number));
+        matches!(ahead, Some(Ahead { stage: Stage::Ready { flushing: None, .. }, .. }))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_file_that_can_not_be_flushed_is_not_offered() {
+    let bench = Bench::s3().await;
+    bench.put_segments(1, 1..=4);
+    bench.found(1, 1).await;
+    flushed(&bench, 2).await;
+    let failure = EngineError::failed(ErrorKind::LocalIo, "the disk failed");
+    bench.prefetcher().inner.failed(&job(&bench, 2), &failure);
+    assert!(!segments(&bench).contains(&name(1, 2)));
+    bench.take_requests();
+    // What follows is not tried until recovery has got past it.
+    bench.found(1, 2).await;
+    assert!(bench.take_requests().contains(&name(1, 2)));
+    assert_eq!(bench.prefetcher().numbers().failed, 1);
+}
+
+#[tokio::test]
+async fn a_file_is_not_offered_while_it_is_flushed() {
+    let bench = Bench::s3().await;
+    bench.put_segments(1, 1..=2);
+    bench.found(1, 1).await;
+    flushed(&bench, 2).await;
+    let (ending, over) = watch::channel(());
+    let task = Arc::new(state::Task(tokio::spawn(std::future::pending::<()>()).abort_handle()));
+    set_flushing(&bench, 2, Some(Flushing { _task: task, over }));
+    let destination = bench.destination("");
+    let file = name(1, 2);
+    let mut ask = std::pin::pin!(bench.prefetcher().get(&file, &destination));
+    // It takes up the wait, which only the end of the flushing ends.
+    let waits = async { until(|| ending.receiver_count() > 1).await };
+    tokio::select! {
+        biased;
+        answer = &mut ask => panic!("{answer:?}"),
+        () = waits => {}
+    }
+    set_flushing(&bench, 2, None);
+    drop(ending);
+    assert!(matches!(ask.await, GetAnswer::Ready(_)));
+    assert_eq!(bench.prefetcher().numbers().waited, 1);
+}
+
+fn set_flushing(bench: &Bench, number: u64, to: Option<Flushing>) {
+    let mut state = bench.prefetcher().inner.state();
+    let Some(Ahead { stage: Stage::Ready { flushing, .. }, .. }) =
+        state.ahead.get_mut(&SegmentNumber::new(number))
+    else {
+        panic!("not ready")
+    };
+    *flushing = to;
 }
