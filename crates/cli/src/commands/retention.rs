@@ -58,9 +58,10 @@ fn plan(session: &Session, arguments: &RetentionPlanArgs) -> Result<Exit, Failur
     let (plan, compared) = runtime::run(async {
         let mut survey = RetentionSurvey::take(&ctx).await?;
         let plan = survey.plan(&ctx, &policy, at).await?;
-        let compared = match arguments.compare {
-            true => Some(diff_plans(&survey.plan(&ctx, &base, now).await?, &plan)),
-            false => None,
+        let compared = if arguments.compare {
+            Some(diff_plans(&survey.plan(&ctx, &base, now).await?, &plan))
+        } else {
+            None
         };
         warn(session, survey.notes());
         Ok((plan, compared))
@@ -134,9 +135,10 @@ fn carry_out(
     let now = session.now();
     let plan = runtime::run(async {
         let mut survey = RetentionSurvey::take(&ctx).await?;
-        let plan = match asked.is_empty() {
-            true => survey.plan(&ctx, policy, now).await?,
-            false => survey.plan_removal(&ctx, policy, asked, now).await?,
+        let plan = if asked.is_empty() {
+            survey.plan(&ctx, policy, now).await?
+        } else {
+            survey.plan_removal(&ctx, policy, asked, now).await?
         };
         warn(session, survey.notes());
         Ok(plan)
