@@ -3,7 +3,7 @@
 use serde::de::DeserializeOwned;
 
 use crate::shapes::{
-    self, Adopt, Check, ConfigShow, Error, Found, Get, Init, Push, ServerShow, Version, WalIndexRebuild,
+    self, Adopt, CatalogRebuild, CatalogShow, Check, ConfigShow, Error, Found, Get, Init, Push, ServerShow, Version, WalIndexRebuild,
     WalList, WalShow, Window,
 };
 use crate::support::{Bench, NEXT_SEGMENT, SEGMENT};
@@ -51,6 +51,14 @@ fn push_get_list_show() {
     assert!(found.is_empty());
     let rebuilt: WalIndexRebuild = read(&bench, 0, &["wal", "index", "rebuild", "--all"]);
     assert_eq!((rebuilt.directories, rebuilt.unfinished, rebuilt.written), (1, 1, 0));
+    let rebuilt: CatalogRebuild = read(&bench, 0, &["catalog", "rebuild"]);
+    assert_eq!((rebuilt.written, rebuilt.same, rebuilt.differences.len()), (0, 0, 0));
+    for arguments in [&["catalog", "show"][..], &["catalog", "show", "--all-servers"]] {
+        let contents: CatalogShow = read(&bench, 0, arguments);
+        let incarnation = &contents.servers[0].incarnations[0];
+        assert_eq!((incarnation.segments.count, incarnation.segments.bytes), (1, stored.stored_bytes));
+        assert!(incarnation.current && incarnation.foreign.is_empty() && contents.foreign.is_empty());
+    }
     let shown: WalShow = read(&bench, 0, &["wal", "show", SEGMENT]);
     assert!(shown.header.wal.summary.is_some());
     assert_eq!(shown.header.plain_sha256, stored.sha256);
@@ -102,4 +110,28 @@ fn errors_and_refusals() {
     assert!(error.refusal.is_none() && error.error.hint.is_some());
     let usage: Error = read(&bench, 2, &["--nonsense"]);
     assert_eq!(usage.error.kind, "usage");
+}
+
+#[test]
+fn verify_good_and_damaged() {
+    let bench = Bench::with_segment();
+    for level in ["presence", "hash", "deep"] {
+        let good: shapes::Verify = read(&bench, 0, &["verify", "--level", level]);
+        assert_eq!((good.verdict.as_str(), good.level.as_str(), good.complete), ("good", level, true));
+        assert_eq!((good.presence.segments, good.findings.len()), (1, 0));
+    }
+    let show: WalShow = read(&bench, 0, &["wal", "show", SEGMENT]);
+    let object = bench.repository().join(show.key);
+    let mut bytes = std::fs::read(&object).unwrap();
+    let at = bytes.len() / 2;
+    bytes[at] ^= 1;
+    std::fs::write(&object, bytes).unwrap();
+    let damaged: shapes::Verify = read(&bench, 27, &["verify", "--record"]);
+    assert_eq!((damaged.verdict.as_str(), damaged.counts.damaged), ("damaged", 1));
+    assert_eq!(damaged.findings[0].segment.as_deref(), Some(SEGMENT));
+    assert!(damaged.consequences.is_some_and(|consequences| consequences.newest_after.is_none()));
+    let check: Check = read(&bench, 24, &["check"]);
+    assert!(check.checks.iter().any(|check| check.name == "verified" && check.status == "warning"));
+    let _: Error = read(&bench, 2, &["verify", "--sample", "0%"]);
+    let _: Error = read(&bench, 11, &["verify", "--latest"]);
 }

@@ -6,6 +6,7 @@
 mod agent;
 mod drill;
 mod plan;
+mod verify;
 
 use std::collections::BTreeMap;
 
@@ -15,6 +16,7 @@ use serde::de::DeserializeOwned;
 pub(crate) use self::agent::{AgentList, AgentStatus, AgentStop, NoAgent};
 pub(crate) use self::drill::{Drill, DrillList};
 pub(crate) use self::plan::{Plan, Required, Target};
+pub(crate) use self::verify::Verify;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -117,6 +119,86 @@ pub(crate) struct Found {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(crate) struct Difference {
+    pub(crate) key: String,
+    pub(crate) what: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CatalogRebuild {
+    pub(crate) schema: u32,
+    pub(crate) server: String,
+    pub(crate) incarnation: String,
+    pub(crate) directories: u64,
+    pub(crate) unfinished: u64,
+    pub(crate) written: u64,
+    pub(crate) same: u64,
+    pub(crate) differences: Vec<Difference>,
+    pub(crate) segments: u64,
+    pub(crate) scanned: u64,
+    pub(crate) damaged: u64,
+    pub(crate) backups: u64,
+    pub(crate) forgotten: u64,
+    pub(crate) cost: Cost,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Amount {
+    pub(crate) count: u64,
+    pub(crate) bytes: u64,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Foreign {
+    pub(crate) key: String,
+    pub(crate) reason: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct IncarnationContents {
+    pub(crate) incarnation: String,
+    pub(crate) current: bool,
+    pub(crate) timelines: Vec<u32>,
+    pub(crate) segments: Amount,
+    pub(crate) segments_by_rollup: u64,
+    pub(crate) backups: Amount,
+    pub(crate) unfinished_backups: u64,
+    pub(crate) histories: Amount,
+    pub(crate) pins: Amount,
+    pub(crate) drills: Amount,
+    pub(crate) verifications: Amount,
+    pub(crate) retention_runs: Amount,
+    pub(crate) first_commit: Option<String>,
+    pub(crate) last_commit: Option<String>,
+    pub(crate) foreign: Vec<Foreign>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ServerContents {
+    pub(crate) server: String,
+    pub(crate) revisions: Amount,
+    pub(crate) leases: Amount,
+    pub(crate) incarnations: Vec<IncarnationContents>,
+    pub(crate) foreign: Vec<Foreign>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CatalogShow {
+    pub(crate) schema: u32,
+    pub(crate) url: String,
+    pub(crate) servers: Vec<ServerContents>,
+    pub(crate) foreign: Vec<Foreign>,
+    pub(crate) cost: Cost,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct WalIndexRebuild {
     pub(crate) schema: u32,
     pub(crate) server: String,
@@ -124,6 +206,8 @@ pub(crate) struct WalIndexRebuild {
     pub(crate) directories: u64,
     pub(crate) unfinished: u64,
     pub(crate) written: u64,
+    pub(crate) same: u64,
+    pub(crate) differences: Vec<Difference>,
     pub(crate) segments: u64,
     pub(crate) scanned: u64,
     pub(crate) damaged: u64,
@@ -691,6 +775,8 @@ pub(crate) fn read_example(form: &str, document: &str) {
         "ConfigShow" => drop(read::<ConfigShow>(document)),
         "Push" => drop(read::<Push>(document)),
         "Get" => drop(read::<Get>(document)),
+        "CatalogShow" => drop(read::<CatalogShow>(document)),
+        "CatalogRebuild" => drop(read::<CatalogRebuild>(document)),
         "WalList" => drop(read::<WalList>(document)),
         "WalShow" => drop(read::<WalShow>(document)),
         "WalFind" => drop(read::<Vec<Found>>(document)),
@@ -706,6 +792,7 @@ pub(crate) fn read_example(form: &str, document: &str) {
         "AgentList" => drop(read::<AgentList>(document)),
         "AgentStop" => drop(read::<AgentStop>(document)),
         "NoAgent" => drop(read::<NoAgent>(document)),
+        "Verify" => drop(read::<Verify>(document)),
         "Version" => drop(read::<Version>(document)),
         other => panic!("no such form: {other}"),
     }
