@@ -68,7 +68,7 @@ pub use identity::{SettingsFingerprint, settings_fingerprint, store_identity};
 pub use list::{Level, Listed};
 pub use page::FirstKeys;
 pub use probe::PROBE_PREFIX;
-pub use random::{random_number, seed_this_thread};
+pub use random::{random_number, seed_this_thread, seeded_number};
 pub use rate::RateLimiter;
 pub use read::{HeaderRead, ObjectReader};
 pub use remove::{KeptObject, KeptReason, Removal};

@@ -11,17 +11,19 @@ thread_local! {
 /// A number that differs from call to call and from process to process: for jitter and for names that must not meet.
 #[must_use]
 pub fn random_number() -> u64 {
+    seeded_number().unwrap_or_else(|| RandomState::new().build_hasher().finish())
+}
+
+/// The next number of this thread's seed, if it was given one: in place of numbers of the system's.
+#[must_use]
+pub fn seeded_number() -> Option<u64> {
     const STEP: u64 = 0x9E37_79B9_7F4A_7C15;
-    match SEEDED.get() {
-        None => RandomState::new().build_hasher().finish(),
-        Some(state) => {
-            SEEDED.set(Some(state.wrapping_add(STEP)));
-            let mut z = state.wrapping_add(STEP);
-            z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-            z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-            z ^ (z >> 31)
-        }
-    }
+    let state = SEEDED.get()?.wrapping_add(STEP);
+    SEEDED.set(Some(state));
+    let mut z = state;
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    Some(z ^ (z >> 31))
 }
 
 /// Makes all that this thread draws from now on a function of `seed`: for simulations, which run on one thread.

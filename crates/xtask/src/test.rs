@@ -23,6 +23,7 @@ The test bench is installed first when it is missing (see `cargo xtask setup --h
 even when an earlier one failed; a summary with the time of each closes the output.
 WALDEN_TEST_KEEP=1 keeps the directories of the servers that tests start. WALDEN_SEED=N repeats the histories of the
 target `exact`; its campaign tries WALDEN_EXACT_TARGETS=N targets (5000).
+The campaign of faults makes WALDEN_FAULT_SEEDS=N worlds (300, with --all 10000); WALDEN_FAULT_SEED=N shows one.
 The soak of the agent takes WALDEN_SOAK_SECONDS=N (1200); WALDEN_SOAK_SEED=N repeats one.
 ";
 
