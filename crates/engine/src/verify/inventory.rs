@@ -1,6 +1,6 @@
 //! What the listing of an incarnation shows: the objects that can be read, and the catalog they make.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::TryStreamExt;
 use walden_core::{
@@ -13,6 +13,7 @@ use walden_store::Listed;
 use crate::catalog::read_small_objects;
 use crate::context::Context;
 use crate::error::Result;
+use crate::rollup::read_backup_rollup;
 
 /// Foreign objects that are named one by one; the rest is counted.
 const FOREIGN_NAMED_MAX: usize = 100;
@@ -66,6 +67,8 @@ pub(super) struct Listing {
     pub(super) object_count: u64,
     pub(super) bytes: u64,
     pub(super) has_marker: bool,
+    /// Backups without a commit record that the copy of all records knows: they were finished once.
+    pub(super) once_finished: BTreeSet<BackupId>,
 }
 
 impl Listing {
@@ -87,6 +90,7 @@ impl Listing {
             object_count: 0,
             bytes: 0,
             has_marker: false,
+            once_finished: BTreeSet::new(),
         };
         let stream = ctx.store.list(&layout.prefix(), &ctx.listing_budget());
         let mut stream = std::pin::pin!(stream);
@@ -95,6 +99,13 @@ impl Listing {
             ctx.progress.advance(1);
         }
         read_small_objects(ctx, layout, &mut listing.snapshot).await?;
+        if !listing.snapshot.unfinished_backups.is_empty() {
+            // Retention takes a record out of the copy before it removes it.
+            let copies = read_backup_rollup(ctx, layout, &ctx.listing_budget()).await?;
+            let unfinished = &listing.snapshot.unfinished_backups;
+            let known = copies.into_iter().map(|copy| copy.id).filter(|id| unfinished.contains(id));
+            listing.once_finished.extend(known);
+        }
         Ok(listing)
     }
 

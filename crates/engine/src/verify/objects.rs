@@ -9,7 +9,9 @@ use walden_core::{
     ObjectKey, ObjectKind, RecordKind, SealedError, Subject, VerifyInventory, decode_envelope,
 };
 use walden_pg::{ArchiveFileName, SegmentId, TimelineHistory};
-use walden_store::{Expected, HeaderRead, StoreError, UnsealError, Unsealed, open_index};
+use walden_store::{
+    Expected, HeaderRead, Place, RetryBudget, StoreError, UnsealError, Unsealed, Unsealer, open_index,
+};
 
 use crate::context::Context;
 use crate::server::RECORD_BYTES_MAX;
@@ -18,6 +20,11 @@ use crate::server::RECORD_BYTES_MAX;
 const SMALL_BYTES_MAX: u64 = 64 << 20;
 /// More plain bytes than any pack has: a bound for the arithmetic; nothing is kept.
 const PACK_PLAIN_BYTES_MAX: u64 = 1 << 40;
+
+/// What arrives damaged is read so often before it counts as damaged in the store.
+const READS_OF_DAMAGED: u32 = 3;
+/// So much is handed to the decompressor at once, at least, in bytes.
+const BATCH_BYTES: usize = 256 << 10;
 
 /// What reading an object showed.
 #[derive(Debug)]
@@ -166,9 +173,13 @@ impl Objects {
     {
         let expected = Expected { name: &wanted.name, max_plain_bytes: wanted.max_plain_bytes };
         let budget = || ctx.budget_for(wanted.max_plain_bytes.min(1 << 30));
-        let mut fetched = ctx.store.fetch_sealed(&wanted.key, expected, || Ok(sink()), &budget()).await;
-        if matches!(&fetched, Err(StoreError::Corrupt { source, .. }) if !source.is_unsupported()) {
-            fetched = ctx.store.fetch_sealed(&wanted.key, expected, || Ok(sink()), &budget()).await;
+        let (mut reads, mut fetched) =
+            (1, read_strictly(ctx, &wanted.key, expected, sink(), &budget()).await);
+        while reads < READS_OF_DAMAGED
+            && matches!(&fetched, Err(StoreError::Corrupt { source, .. }) if !source.is_unsupported())
+        {
+            reads += 1;
+            fetched = read_strictly(ctx, &wanted.key, expected, sink(), &budget()).await;
         }
         match fetched {
             Ok(opened) => match self.check_header(wanted, &opened.header) {
@@ -261,6 +272,39 @@ impl Objects {
             );
             damaged(FindingKind::WrongObject, &wanted.key, message)
         })
+    }
+}
+
+/// Reads a sealed object and compares everything that can be compared.
+async fn read_strictly<W: Write + Send + 'static>(
+    ctx: &Context,
+    key: &ObjectKey,
+    expected: Expected<'_>,
+    sink: W,
+    budget: &RetryBudget,
+) -> Result<Unsealed<W>, StoreError> {
+    let corrupt = |source| {
+        let place = Place { url: ctx.store.url().to_string(), key: Some(key.to_string()) };
+        StoreError::Corrupt { place, source }
+    };
+    let ended = |error: tokio::task::JoinError| StoreError::Internal { message: error.to_string() };
+    let mut reader = ctx.store.reader(key, budget).await?;
+    let mut unsealer = Unsealer::new(expected, sink).map_err(corrupt)?.strict();
+    loop {
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        while bytes < BATCH_BYTES {
+            let Some(chunk) = reader.next_chunk().await? else { break };
+            bytes += chunk.len();
+            batch.push(chunk);
+        }
+        if batch.is_empty() {
+            let finished = tokio::task::spawn_blocking(move || unsealer.finish());
+            return finished.await.map_err(ended)?.map_err(corrupt);
+        }
+        let opened = tokio::task::spawn_blocking(move || {
+            batch.iter().try_for_each(|chunk| unsealer.push(chunk)).map(|()| unsealer)
+        });
+        unsealer = opened.await.map_err(ended)?.map_err(corrupt)?;
     }
 }
 

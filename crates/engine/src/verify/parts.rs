@@ -47,6 +47,22 @@ struct Found {
     findings: Vec<Finding>,
     /// The backup itself is gone.
     gone: bool,
+    /// More had to be read than is allowed.
+    no_room: bool,
+    /// What may still be read of what was asked for, in bytes. Frames that files share are read more than once.
+    allowance: u64,
+}
+
+impl Found {
+    /// Asks for leave to read so many bytes.
+    fn take(&mut self, work: &Work, bytes: u64) -> bool {
+        let rest = bytes.saturating_sub(self.allowance);
+        self.allowance = self.allowance.saturating_sub(bytes);
+        if rest > 0 && !work.state.reserve(rest) {
+            self.no_room = true;
+        }
+        !self.no_room
+    }
 }
 
 /// Proves parts of the files of a backup.
@@ -185,7 +201,7 @@ impl Backup<'_> {
         let mut kept = Vec::new();
         self.read_task(task, &found, Some(&mut kept)).await;
         let found = found.into_inner().ok()?;
-        (found.findings.is_empty() && !found.gone).then_some(kept)
+        (found.findings.is_empty() && !found.gone && !found.no_room).then_some(kept)
     }
 
     fn judge_notable(&mut self, path: &[u8], bytes: &[u8]) -> Option<Finding> {
@@ -292,11 +308,18 @@ impl Backup<'_> {
             }
             return;
         }
-        let found = Mutex::new(Found { findings: early, gone: false });
+        let found = Found { findings: early, allowance: part.bytes, ..Found::default() };
+        let found = Mutex::new(found);
         stream::iter(tasks).for_each_concurrent(jobs, |task| self.read_task(task, &found, None)).await;
         let found = found.into_inner().unwrap_or_default();
+        if self.work.state.is_stopped() {
+            // Not all of it may have been read.
+            return;
+        }
         if found.gone {
             self.work.state.note_gone(part);
+        } else if found.no_room && !found.findings.iter().any(Finding::is_harm) {
+            self.work.state.note_over_budget(part);
         } else {
             self.settle(part, found.findings, false);
         }
@@ -312,6 +335,9 @@ impl Backup<'_> {
             }
             let Ok(_permit) = self.work.reads.acquire().await else { return };
             let stored_bytes = read.range.end.saturating_sub(read.range.start);
+            if !lock(found).take(self.work, stored_bytes) {
+                return;
+            }
             let _memory = self.work.hold(stored_bytes.saturating_add(read.plain_bytes)).await;
             let (frames, findings, gone) = self.fetch(&read, &files).await;
             self.work.state.count_read(stored_bytes);
@@ -478,8 +504,12 @@ impl Backup<'_> {
     }
 }
 
+fn lock(found: &Mutex<Found>) -> std::sync::MutexGuard<'_, Found> {
+    found.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
 fn note(found: &Mutex<Found>, findings: Vec<Finding>, gone: bool) {
-    let mut found = found.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut found = lock(found);
     found.gone |= gone;
     for finding in findings {
         let told = found

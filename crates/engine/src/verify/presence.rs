@@ -96,12 +96,15 @@ impl Found<'_> {
                 Some(ArchiveObject::Backup(id)) => id,
                 _ => continue,
             };
-            let finding = Finding::new(
-                FindingVerdict::Damaged,
-                FindingKind::RecordDamaged,
-                stray.key.clone(),
-                format!("the commit record can't be used: {}", stray.reason),
-            );
+            // A record of a newer version is told by what reading it said.
+            let is_newer = stray.reason.contains("use a newer walden");
+            let (verdict, kind) = if is_newer {
+                (FindingVerdict::NotProven, FindingKind::Unsupported)
+            } else {
+                (FindingVerdict::Damaged, FindingKind::RecordDamaged)
+            };
+            let message = format!("the commit record can't be used: {}", stray.reason);
+            let finding = Finding::new(verdict, kind, stray.key.clone(), message);
             self.findings.push(finding.of_backup(&backup).that_stops_recovery());
         }
     }
@@ -314,6 +317,13 @@ impl Found<'_> {
         // What is there and can't be read is told already.
         if listed.commit.is_some() {
             return;
+        }
+        if self.listing.once_finished.contains(id) {
+            let key = self.layout.backup(id).commit();
+            let message = "the commit record is missing, and the copy of all records has it: without it the backup can't \
+                           be restored";
+            let finding = Finding::new(FindingVerdict::Missing, FindingKind::Absent, key.as_str(), message);
+            return self.add(finding.of_backup(id).that_stops_recovery());
         }
         let age = self.age(listed.newest);
         let state =

@@ -19,7 +19,7 @@ const ROUNDS_MAX: usize = 1_000;
 /// Of the store.
 pub(super) async fn weigh(ctx: &Context, catalog: &CatalogSnapshot, losses: &Losses) -> Result<Consequences> {
     let mut before = catalog.clone();
-    if !catalog.unreadable_backups.is_empty() {
+    if !catalog.unreadable_backups.is_empty() || !catalog.unfinished_backups.is_empty() {
         think_back(ctx, &mut before).await?;
     }
     let before = window(ctx, before, |snapshot| losses.put_back(snapshot)).await?;
@@ -32,7 +32,9 @@ async fn think_back(ctx: &Context, snapshot: &mut CatalogSnapshot) -> Result<()>
     let layout = ctx.layout().incarnation(snapshot.incarnation.incarnation());
     let copies = read_backup_rollup(ctx, &layout, &ctx.listing_budget()).await?;
     for copy in copies {
-        if snapshot.unreadable_backups.remove(&copy.id).is_some() {
+        let unfinished = snapshot.unfinished_backups.iter().position(|id| *id == copy.id);
+        if snapshot.unreadable_backups.remove(&copy.id).is_some() || unfinished.is_some() {
+            unfinished.map(|at| snapshot.unfinished_backups.remove(at));
             snapshot.backups.push(copy.record);
         }
     }

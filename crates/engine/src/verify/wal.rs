@@ -89,7 +89,11 @@ fn scanner(work: &Work) -> WalScanner {
 pub(super) async fn prove_run(work: &Work, run: &[VerifyObject]) {
     let mut chain = Chain::new(work);
     let mut doubt = match run.first().and_then(segment_of) {
-        Some(first) => warm_up(work, &mut chain, first).await,
+        Some(first) => match warm_up(work, &mut chain, first).await {
+            Before::Read => None,
+            Before::Doubt(finding) => Some(finding),
+            Before::NoRoom => return run.iter().for_each(|object| work.state.note_over_budget(object)),
+        },
         None => None,
     };
     for object in run {
@@ -147,24 +151,30 @@ fn asked(work: &Work, id: SegmentId, key: &ObjectKey, opened: Unsealed<Vec<u8>>)
     (asked, opened.plain)
 }
 
+/// What is known of the segment before a run.
+enum Before {
+    /// All that can be: the link to it can be followed, or there is none to follow.
+    Read,
+    /// It could not be read.
+    Doubt(Finding),
+    /// It does not fit into the bytes allowed.
+    NoRoom,
+}
+
 /// Reads the segment before a run, so that the first link can be followed. What is wrong with it is told when its own turn
 /// comes; what could not be read leaves a doubt about the link.
-async fn warm_up(work: &Work, chain: &mut Chain, first: SegmentId) -> Option<Finding> {
+async fn warm_up(work: &Work, chain: &mut Chain, first: SegmentId) -> Before {
     let snapshot = &work.objects.snapshot;
     let size = snapshot.incarnation.segment_size;
-    let before = predecessor(&snapshot.histories, size, first)?;
-    let bytes = u64::from(snapshot.segment_bytes(before)?);
-    let wanted = work.objects.wanted(Subject::Segment(before))?;
-    let doubt = |message: String| {
-        let key = work.objects.wanted(Subject::Segment(first)).map(|wanted| wanted.key.to_string());
-        let message = format!("its link to {} could not be followed: {message}", before.name(size));
-        let kind = FindingKind::StoreError;
-        Some(Finding::new(FindingVerdict::NotProven, kind, key.unwrap_or_default(), message))
-    };
+    let before = predecessor(&snapshot.histories, size, first);
+    let before = before.and_then(|before| Some((before, snapshot.segment_bytes(before)?)));
+    let Some((before, bytes)) = before else { return Before::Read };
+    let Some(wanted) = work.objects.wanted(Subject::Segment(before)) else { return Before::Read };
+    let bytes = u64::from(bytes);
     if !work.state.reserve(bytes) {
-        return doubt("it does not fit into the bytes allowed".to_owned());
+        return if work.state.is_stopped() { Before::Read } else { Before::NoRoom };
     }
-    let _permit = work.reads.acquire().await.ok()?;
+    let Ok(_permit) = work.reads.acquire().await else { return Before::Read };
     let _memory = work.hold(size.bytes()).await;
     let seen = work.objects.open(&work.ctx, &wanted, Vec::new).await;
     work.state.count_read(bytes);
@@ -172,10 +182,16 @@ async fn warm_up(work: &Work, chain: &mut Chain, first: SegmentId) -> Option<Fin
         Seen::Good(opened, _) => {
             let (asked, plain) = asked(work, before, &wanted.key, opened);
             let _ = chain.look(work, asked, plain).await;
-            None
+            Before::Read
         }
-        Seen::Bad(_) | Seen::Gone => None,
-        Seen::Unknown(finding) => doubt(finding.message),
+        Seen::Bad(_) | Seen::Gone => Before::Read,
+        Seen::Unknown(finding) => {
+            let key = work.objects.wanted(Subject::Segment(first)).map(|wanted| wanted.key.to_string());
+            let message =
+                format!("its link to {} could not be followed: {}", before.name(size), finding.message);
+            let kind = FindingKind::StoreError;
+            Before::Doubt(Finding::new(FindingVerdict::NotProven, kind, key.unwrap_or_default(), message))
+        }
     }
 }
 
