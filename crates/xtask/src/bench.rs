@@ -14,6 +14,7 @@ Usage: cargo xtask bench [WHAT]... [OPTIONS]
 What (all but `program` unless said):
   push      Archive a backlog, file by file as PostgreSQL does: MiB/s, CPU, requests, p50/p99 of a call, memory
   fetch     Fetch it in order as recovery does, and compare the bytes
+  replay    Fetch it in order with a core busy for a while after each file, as replay keeps it: p50/p99 of a call
   absent    Ask for segments that are not in the archive
   acked     Ask for files that were archived ahead of being asked (tools that work ahead)
   latency   Push to a store whose every request takes longer
@@ -26,6 +27,7 @@ Options:
   --slow-segments N   The same for slow tools (Barman Cloud) [16]
   --rounds N          Repetitions, all tools in turn; medians are told [3]
   --delay MS          Added to every request by `latency` [30]
+  --replay-ms N       So long a core is busy after each file of `replay`; with `fetch`, measures `replay` too [40]
   --steps N           Steps of the search of `paced` [6]
   --tools A,B         Only tools whose names begin so, such as "Walden,pgBackRest async"
   --no-peers          Only walden and what --peer names
@@ -54,7 +56,10 @@ Examples:
 "#;
 
 /// What can be measured side by side, in order.
-const WHAT: [&str; 7] = ["push", "fetch", "absent", "acked", "latency", "paced", "start"];
+const WHAT: [&str; 8] = ["push", "fetch", "replay", "absent", "acked", "latency", "paced", "start"];
+/// What `replay` takes for a segment unless said. PostgreSQL 17 takes half of that for pgbench's WAL when it waits for no
+/// disk, and on a server with two cores the other half is what is left to the program beside it.
+const REPLAY_MS: usize = 40;
 /// Walden alone.
 const PROGRAM: &str = "program";
 
@@ -66,6 +71,7 @@ struct Options {
     slow_segments: usize,
     rounds: usize,
     delay: usize,
+    replay: Option<usize>,
     steps: usize,
     scale: usize,
     tools: Option<String>,
@@ -86,6 +92,7 @@ impl Default for Options {
             slow_segments: 16,
             rounds: 3,
             delay: 30,
+            replay: None,
             steps: 6,
             scale: 50,
             tools: None,
@@ -163,6 +170,7 @@ fn parse(arguments: &[String]) -> Result<Options> {
             "--slow-segments" => options.slow_segments = number(argument, &value()?, 1)?,
             "--rounds" => options.rounds = number(argument, &value()?, 1)?,
             "--delay" => options.delay = number(argument, &value()?, 0)?,
+            "--replay-ms" => options.replay = Some(number(argument, &value()?, 0)?),
             "--steps" => options.steps = number(argument, &value()?, 1)?,
             "--scale" => options.scale = number(argument, &value()?, 1)?,
             "--tools" => options.tools = Some(value()?),
@@ -205,6 +213,9 @@ fn passed_on(options: &Options, walden: &Path, peers: &Peers, typed: &str) -> Re
     if what.contains(&"paced") && !what.contains(&"push") {
         what.push("push");
     }
+    if options.replay.is_some() && what.contains(&"fetch") && !what.contains(&"replay") {
+        what.push("replay");
+    }
     let text = |path: &Path| path.display().to_string();
     let mut pairs = vec![
         ("--walden", text(walden)),
@@ -213,6 +224,7 @@ fn passed_on(options: &Options, walden: &Path, peers: &Peers, typed: &str) -> Re
         ("--slow-segments", options.slow_segments.min(options.segments).to_string()),
         ("--rounds", options.rounds.to_string()),
         ("--delay", options.delay.to_string()),
+        ("--replay-ms", options.replay.unwrap_or(REPLAY_MS).to_string()),
         ("--steps", options.steps.to_string()),
         ("--output", text(&paths::workspace()?.join("target/bench"))),
         ("--typed", typed.to_owned()),
@@ -261,6 +273,9 @@ mod tests {
             missing: vec![("pgBackRest".to_owned(), "no mirror".to_owned())],
             ..Peers::default()
         };
+        let fetch = options(&["fetch", "--replay-ms", "25"]).unwrap();
+        let words = passed_on(&fetch, Path::new("/w"), &peers, "typed").unwrap().join(" ");
+        assert!(words.contains("--what fetch,replay ") && words.contains("--replay-ms 25 "), "{words}");
         let asked = options(&["paced", "program", "--publish"]).unwrap();
         let words = passed_on(&asked, Path::new("/w"), &peers, "typed").unwrap();
         assert_eq!(words.first().map(String::as_str), Some("run"));

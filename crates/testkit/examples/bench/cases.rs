@@ -44,10 +44,13 @@ struct Run<'a> {
 }
 
 /// A fresh bucket with a tool set up in it.
+#[derive(Default)]
 struct Bucket {
     name: String,
     commands: Commands,
     fetching: Commands,
+    /// With nothing left of an earlier recovery: an agent that has just been stopped is not started again at once.
+    replaying: Commands,
 }
 
 /// Measures what the options ask for and writes the report.
@@ -122,14 +125,14 @@ impl Run<'_> {
     /// Everything on the store as it is.
     fn near(&mut self, tool: &Tool, round: usize) {
         let wants = |what| self.options.measures(what);
-        let (push, fetch, absent, acked) =
-            (wants("push"), wants("fetch"), wants("absent"), wants("acked") && tool.works_ahead);
+        let (push, fetch, replay, absent) = (wants("push"), wants("fetch"), wants("replay"), wants("absent"));
+        let acked = wants("acked") && tool.works_ahead;
         if wants("start") {
             let begun = self.start(tool, round);
             self.note(tool, "start", begun);
         }
-        if push || fetch || absent {
-            let done = self.push_and_fetch(tool, round, fetch, absent);
+        if push || fetch || replay || absent {
+            let done = self.push_and_fetch(tool, round, (fetch, replay, absent));
             self.note(tool, "push", done);
         }
         if acked {
@@ -175,19 +178,29 @@ impl Run<'_> {
         if let Some(version) = bucket.commands.version.clone() {
             let calls: Vec<String> = (0..CALLS).map(|call| call.to_string()).collect();
             let commands = Commands { push: version, stop: None, ..bucket.commands.clone() };
-            let bucket = Bucket { commands, name: bucket.name.clone(), fetching: Commands::default() };
+            let bucket = Bucket { commands, name: bucket.name.clone(), ..Bucket::default() };
             self.case(tool, "start", round, &bucket, Work::Start, &calls)?;
         }
         self.discard(&bucket)
     }
 
-    fn push_and_fetch(&mut self, tool: &Tool, round: usize, fetch: bool, absent: bool) -> Result<()> {
+    fn push_and_fetch(
+        &mut self,
+        tool: &Tool,
+        round: usize,
+        (fetch, replay, absent): (bool, bool, bool),
+    ) -> Result<()> {
         let bucket = self.bucket(tool, &self.store.endpoint.clone())?;
         let segments = self.segments(tool);
         self.case(tool, "push", round, &bucket, Work::Push, &segments)?;
+        let originals = self.root.join("data/pg_wal");
         if fetch {
-            let originals = self.root.join("data/pg_wal");
-            self.case(tool, "fetch", round, &bucket, Work::Fetch { originals }, &segments)?;
+            let work = Work::Fetch { originals: originals.clone() };
+            self.case(tool, "fetch", round, &bucket, work, &segments)?;
+        }
+        if replay {
+            let work = Work::Replay { originals, each_us: self.options.replay_ms * 1000 };
+            self.case(tool, "replay", round, &bucket, work, &segments)?;
         }
         if absent {
             let calls = if tool.slow { CALLS / 4 } else { CALLS };
@@ -254,7 +267,8 @@ impl Run<'_> {
             }
         }
         let standby = Place { data: self.root.join("standby"), ..place };
-        Ok(Bucket { name, commands, fetching: tool.commands(&standby)? })
+        let again = Place { home: standby.home.join("again"), ..standby.clone() };
+        Ok(Bucket { name, commands, fetching: tool.commands(&standby)?, replaying: tool.commands(&again)? })
     }
 
     fn log(&self, bucket: &str) -> PathBuf {
@@ -286,9 +300,12 @@ impl Run<'_> {
         work: Work,
         segments: &[String],
     ) -> Result<Outcome> {
-        let fetches = matches!(work, Work::Fetch { .. } | Work::Absent);
-        let (commands, directory) =
-            if fetches { (&bucket.fetching, "standby") } else { (&bucket.commands, "data") };
+        let fetches = matches!(work, Work::Fetch { .. } | Work::Replay { .. } | Work::Absent);
+        let (commands, directory) = match work {
+            Work::Replay { .. } => (&bucket.replaying, "standby"),
+            _ if fetches => (&bucket.fetching, "standby"),
+            _ => (&bucket.commands, "data"),
+        };
         let directory = self.root.join(directory);
         empty(&directory.join("pg_wal/archive_status"))?;
         let case = Case {

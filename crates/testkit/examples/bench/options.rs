@@ -31,6 +31,8 @@ pub(crate) struct Options {
     pub(crate) rounds: usize,
     /// Added to every request of a store far away, in milliseconds.
     pub(crate) delay_ms: u64,
+    /// Replay of a segment keeps a core busy for so long, in milliseconds.
+    pub(crate) replay_ms: u64,
     /// Steps of the search for the largest rate.
     pub(crate) steps: usize,
     /// Where the report goes.
@@ -76,6 +78,7 @@ pub(crate) fn parse(arguments: &[String]) -> Result<Options> {
             "--slow-segments" => options.slow_segments = value.parse()?,
             "--rounds" => options.rounds = value.parse()?,
             "--delay" => options.delay_ms = value.parse()?,
+            "--replay-ms" => options.replay_ms = value.parse()?,
             "--steps" => options.steps = value.parse()?,
             "--output" => options.output = value.into(),
             "--publish" => options.publish = Some(value.into()),

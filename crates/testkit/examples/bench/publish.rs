@@ -213,11 +213,13 @@ fn charts(
 ) -> Vec<(&'static str, BarChart)> {
     let rate = |record: &Record| record.mib_per_second;
     let far = format!("Push to a store {} ms away", options.delay_ms);
-    let measured: [(&'static str, &str, &str, &str, Figure); 8] = [
+    let replay = format!("A get while recovery replays, {} ms a segment, p50", options.replay_ms);
+    let measured: [(&'static str, &str, &str, &str, Figure); 9] = [
         ("push", "Push with a backlog", "MiB/s", "push", rate),
         ("push-cpu", "CPU time of a pushed segment", "ms", "push", |r| Some(r.cpu_ms)),
         ("push-memory", "Largest process while pushing", "MiB", "push", |r| Some(r.largest_rss_mib)),
         ("fetch", "Fetch in order", "MiB/s", "fetch", rate),
+        ("replay", &replay, "ms", "replay", |r| Some(r.p50_ms)),
         ("absent", "A segment that is absent, p50", "ms", "absent", |r| Some(r.p50_ms)),
         ("acked", "A push that was archived ahead, p50", "ms", "acked", |r| Some(r.p50_ms)),
         ("latency", &far, "MiB/s", "push_far", rate),

@@ -131,11 +131,17 @@ pub(crate) fn sections(tools: &[Tool], results: &Results, options: &Options) -> 
     let mut acked = called("acked");
     // CPU time and requests of this case are mostly those of the work ahead.
     acked.truncate(2);
+    let replays = columns("replay");
+    let mut replay = called("replay");
+    let waits = |r: &Record| Some(r.mean_ms);
+    replay.insert(2, replays.ratio("× its waiting", waits));
+    replay.insert(2, replays.number("recovery waits, ms a segment", waits));
     let starts = columns("start");
     let start = vec![starts.calls(), starts.cpu(), starts.number("memory, MiB", |r| Some(r.largest_rss_mib))];
     let mut sections = vec![
         ("push", table(tools, results, "push", &push)),
         ("fetch", table(tools, results, "fetch", &moved("fetch"))),
+        ("replay", table(tools, results, "replay", &replay)),
         ("absent", table(tools, results, "absent", &called("absent"))),
         ("acked", table(tools, results, "acked", &acked)),
         ("latency", latency(tools, results, options)),
@@ -188,6 +194,7 @@ pub(crate) fn heading(section: &str) -> &'static str {
     match section {
         "push" => "Push with a backlog, per segment",
         "fetch" => "Fetch in order, per segment",
+        "replay" => "Fetch while recovery replays, per call",
         "absent" => "A segment that is not in the archive, per call",
         "acked" => "A push that was archived ahead of being asked, per call",
         "latency" => "Push with a backlog to a store far away",

@@ -36,6 +36,13 @@ pub enum Work {
         /// The segments as they were archived.
         originals: PathBuf,
     },
+    /// The same as recovery does it: after each segment a core is busy for so long, as replay keeps it.
+    Replay {
+        /// The segments as they were archived.
+        originals: PathBuf,
+        /// Time to replay a segment, in microseconds.
+        each_us: u64,
+    },
     /// Segments are asked for that are not in the archive.
     Absent,
     /// The command is run once for each segment, without a shell between.
@@ -127,7 +134,7 @@ pub fn run(case: &Case) -> io::Result<Outcome> {
         return Err(io::Error::other(format!("killed after {deadline:?}:\n{}", hook.log_end())));
     }
     let worked = worked?;
-    if let Work::Fetch { originals } = &case.work {
+    if let Work::Fetch { originals } | Work::Replay { originals, .. } = &case.work {
         compare(case, originals)?;
     }
     Ok(Outcome {
@@ -163,13 +170,8 @@ fn work(case: &Case, hook: &Hook) -> io::Result<Worked> {
             (worked.calls, worked.lags) = hook.archive_paced(&case.segments, interval)?;
         }
         Work::Acked { endpoint, bucket } => return acked(case, hook, endpoint, bucket),
-        Work::Fetch { .. } => {
-            let kept = kept(case);
-            fs::create_dir_all(&kept)?;
-            for name in &case.segments {
-                worked.calls.push(hook.restore(name, &kept.join(name))?);
-            }
-        }
+        Work::Fetch { .. } => fetch(case, hook, Duration::ZERO, &mut worked)?,
+        Work::Replay { each_us, .. } => fetch(case, hook, Duration::from_micros(*each_us), &mut worked)?,
         Work::Absent => {
             for name in &case.segments {
                 // That it fails is what is asked for.
@@ -183,6 +185,20 @@ fn work(case: &Case, hook: &Hook) -> io::Result<Worked> {
         }
     }
     Ok(worked)
+}
+
+/// Fetches all segments, and does nothing useful for so long after each.
+fn fetch(case: &Case, hook: &Hook, replay: Duration, worked: &mut Worked) -> io::Result<()> {
+    let kept = kept(case);
+    fs::create_dir_all(&kept)?;
+    for name in &case.segments {
+        worked.calls.push(hook.restore(name, &kept.join(name))?);
+        let begun = Instant::now();
+        while begun.elapsed() < replay {
+            std::hint::spin_loop();
+        }
+    }
+    Ok(())
 }
 
 fn acked(case: &Case, hook: &Hook, endpoint: &str, bucket: &str) -> io::Result<Worked> {
