@@ -367,7 +367,7 @@ mod tests {
         std::os::unix::fs::symlink(&target, foreign.join(MARKER)).unwrap();
         let told = sweep(base.path());
         assert_eq!(told.len(), 1, "{told:?}");
-        assert!(!dead.exists() && foreign.exists() && other.exists() && living.data().exists());
+        assert!(!dead.is_dir() && foreign.is_dir() && other.is_dir() && living.data().is_dir());
         drop(living);
         assert_eq!(sweep(&base.path().join("absent")), Vec::<String>::new());
     }
