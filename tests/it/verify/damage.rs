@@ -36,22 +36,45 @@ impl Copy {
         let levels = ["presence", "hash", "deep"];
         let first = levels.iter().position(|level| *level == expected.level).unwrap();
         for (at, level) in levels.into_iter().enumerate() {
-            let verified = self.verify(&["--level", level]);
             if at < first {
-                verified.assert_good(&format!("{what} at {level}"));
-                continue;
+                self.verify(&["--level", level]).assert_good(&format!("{what} at {level}"));
+            } else {
+                self.assert_told(what, level, expected);
             }
-            assert_eq!(verified.code, DAMAGE_FOUND, "{what} at {level}: {:#}", verified.report);
-            let told = verified.told();
-            let key = self.key(expected.key);
-            let is_told = told.iter().any(|(verdict, kind, of)| {
-                verdict == expected.verdict && kind == expected.kind && of.starts_with(&key)
-            });
-            assert!(
-                is_told,
-                "{what} at {level}: expected {} {} {key}: {told:#?}",
-                expected.verdict, expected.kind
-            );
+        }
+    }
+
+    /// That a level tells what is wrong.
+    fn assert_told(&self, what: &str, level: &str, expected: &Expected<'_>) {
+        let verified = self.verify(&["--level", level]);
+        assert_eq!(verified.code, DAMAGE_FOUND, "{what} at {level}: {:#}", verified.report);
+        let (told, key) = (verified.told(), self.key(expected.key));
+        let is_told = told.iter().any(|(verdict, kind, of)| {
+            verdict == expected.verdict && kind == expected.kind && of.starts_with(&key)
+        });
+        assert!(
+            is_told,
+            "{what} at {level}: expected {} {} {key}: {told:#?}",
+            expected.verdict, expected.kind
+        );
+    }
+
+    /// Flips a byte in each part of an object.
+    fn assert_every_region(&self, path: &Path) {
+        let whole = fs::read(path).unwrap();
+        for (region, at) in regions(path) {
+            flip(path, at);
+            let kind = match region {
+                "magic" => "unreadable",
+                "index" => "index_damaged",
+                _ => "hash_differs",
+            };
+            let expected = Expected { level: "hash", verdict: "damaged", kind, key: path };
+            match region {
+                "contents" | "index" => self.assert_found(region, &expected),
+                _ => self.assert_told(region, "hash", &expected),
+            }
+            fs::write(path, &whole).unwrap();
         }
     }
 }
@@ -100,16 +123,7 @@ fn segments(archive: &Archive) {
     let copy = archive.copy();
     let path = segment(&copy);
     let whole = fs::read(&path).unwrap();
-    for (region, at) in regions(&path) {
-        flip(&path, at);
-        let kind = match region {
-            "magic" => "unreadable",
-            "index" => "index_damaged",
-            _ => "hash_differs",
-        };
-        copy.assert_found(region, &Expected { level: "hash", verdict: "damaged", kind, key: &path });
-        fs::write(&path, &whole).unwrap();
-    }
+    copy.assert_every_region(&path);
     truncate(&path, whole.len() / 2);
     copy.assert_found("cut", &Expected { level: "hash", verdict: "damaged", kind: "truncated", key: &path });
     fs::write(&path, []).unwrap();
@@ -216,12 +230,7 @@ fn backups(archive: &Archive) {
     let backup = backup_directory(&copy, &archive.backups[1]);
     let pack = largest(&copy.objects(&format!("{}/pack/", archive.backups[1])));
     let whole = fs::read(&pack).unwrap();
-    for (region, at) in regions(&pack) {
-        flip(&pack, at);
-        let kind = if region == "magic" { "unreadable" } else { "hash_differs" };
-        copy.assert_found(region, &Expected { level: "hash", verdict: "damaged", kind, key: &pack });
-        fs::write(&pack, &whole).unwrap();
-    }
+    copy.assert_every_region(&pack);
     truncate(&pack, whole.len() - 100);
     copy.assert_found(
         "cut",
@@ -290,12 +299,7 @@ fn small_objects(archive: &Archive) {
     let restore = |path: &Path, bytes: &[u8]| fs::write(path, bytes).unwrap();
     let manifest = backup.join("manifest.zst");
     let whole = fs::read(&manifest).unwrap();
-    for (region, at) in regions(&manifest) {
-        flip(&manifest, at);
-        let kind = if region == "magic" { "unreadable" } else { "hash_differs" };
-        copy.assert_found(region, &Expected { level: "hash", verdict: "damaged", kind, key: &manifest });
-        restore(&manifest, &whole);
-    }
+    copy.assert_every_region(&manifest);
     fs::remove_file(&manifest).unwrap();
     copy.assert_found(
         "manifest",
@@ -331,8 +335,8 @@ fn small_objects(archive: &Archive) {
 
     let history = copy.objects("/history/00000002")[0].clone();
     let whole = fs::read(&history).unwrap();
-    let last = whole.len() - 3;
-    flip(&history, last);
+    let (_, middle) = regions(&history)[3];
+    flip(&history, middle);
     copy.assert_found(
         "history",
         &Expected { level: "presence", verdict: "damaged", kind: "record_damaged", key: &history },
