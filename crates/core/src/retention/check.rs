@@ -11,7 +11,8 @@ use walden_pg::{Lsn, TimelineId};
 use super::answer::{Deletion, RetentionPlan};
 use super::inventory::{IncarnationInventory, Inventory, RecordRole};
 use super::life::{
-    ById, by_id, goes_on, has_chain, last_known_end, last_write, newest_followed, unknown_feature,
+    ById, began, by_id, goes_on, has_chain, last_known_end, last_write, missing_objects, newest_followed,
+    unknown_feature, unknown_timeline,
 };
 use super::policy::PromisedWindow;
 use super::spans::{consistency, count_between, is_on, path_to, spans_of, start_of};
@@ -163,7 +164,7 @@ fn held_since(plan: &RetentionPlan, inventory: &Inventory) -> Option<Timestamp> 
         for id in life.catalog.unfinished_backups.iter().filter(|id| !begun(id)) {
             let newest = life.backups.get(id).and_then(|objects| objects.newest);
             if newest.is_none_or(|newest| newest > young) {
-                let started = id.started_at().unwrap_or(Timestamp::MIN);
+                let started = began(life, id);
                 since = Some(since.map_or(started, |since| since.min(started)));
             }
         }
@@ -243,6 +244,15 @@ impl<'c> Check<'c> {
             }
             if record.finished_at > self.plan.at {
                 return broken("it ended in the future");
+            }
+            // Who names such a backup knows what it is.
+            if self.plan.asked.is_empty() {
+                if unknown_timeline(catalog, record).is_some() {
+                    return broken("the history of its timeline is not known");
+                }
+                if missing_objects(self.life, record).is_some() {
+                    return broken("objects of it are missing");
+                }
             }
             let newest = self.life.backups.get(*id).and_then(|objects| objects.newest);
             let touched = newest.map_or(record.finished_at, |newest| newest.max(record.finished_at));
@@ -338,7 +348,7 @@ impl<'c> Check<'c> {
         let catalog = &self.life.catalog;
         let size = catalog.incarnation.segment_size;
         let Some(path) = path_to(&catalog.histories, timeline) else { return false };
-        if !is_on(record, &path) || !has_chain(&self.by_id, record) {
+        if !is_on(record, &path) || !has_chain(self.life, &self.by_id, record) {
             return false;
         }
         consistency(record, &spans_of(&path, size), size).iter().all(|span| {

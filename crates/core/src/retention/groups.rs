@@ -7,7 +7,7 @@ use walden_pg::{SegmentId, SegmentNumber, TimelineId};
 
 use super::answer::{GroupKind, ObjectGroup, Totals};
 use super::inventory::{BackupObjects, Inventory, RecordRole};
-use super::life::{Hold, Judged, Life};
+use super::life::{Hold, Judged, Life, objects_told};
 use super::policy::{HowLong, RetentionPolicy};
 use super::reasons::{Fate, KeepReason, RemoveReason};
 use super::wal::KeptWal;
@@ -105,7 +105,7 @@ impl Grouping<'_, '_> {
     fn objects_of(&self, record: &BackupRecord) -> BackupObjects {
         let listed = self.life.inventory.backups.get(&record.id).copied();
         listed.unwrap_or_else(|| BackupObjects {
-            objects: 2 + u64::from(record.packs) + u64::from(record.names.is_some()),
+            objects: objects_told(record),
             bytes: record.stored_bytes,
             ..BackupObjects::default()
         })

@@ -118,6 +118,8 @@ pub struct BackupObjects {
     pub bytes: u64,
     /// When the commit record was written; `None` without one.
     pub committed: Option<Timestamp>,
+    /// When the oldest object was written; `None` when that is not known.
+    pub oldest: Option<Timestamp>,
     /// When the newest object was written.
     pub newest: Option<Timestamp>,
 }

@@ -7,7 +7,7 @@ use jiff::tz::TimeZone;
 use walden_pg::TimelineId;
 
 use super::inventory::Inventory;
-use super::life::{Hold, Judged, Life, last_known_end, unknown_feature};
+use super::life::{Hold, Judged, Life, last_known_end, missing_objects, unknown_feature, unknown_timeline};
 use super::policy::{PromisedWindow, RetentionPolicy};
 use super::reasons::{KeepReason, Tier};
 use crate::layout::BackupId;
@@ -124,6 +124,12 @@ fn mark_single(life: &mut Life<'_>, inventory: &Inventory, hold: Option<&Hold>, 
         }
         if let Some(feature) = unknown_feature(backup.record) {
             keep(backup, KeepReason::NeedsNewerVersion { feature: feature.to_owned() });
+        }
+        if let Some(timeline) = unknown_timeline(&archive.catalog, backup.record) {
+            keep(backup, KeepReason::UnknownHistory { timeline });
+        }
+        if let Some(what) = missing_objects(archive, backup.record) {
+            keep(backup, KeepReason::Unreadable { what });
         }
         let newest = objects.get(&backup.record.id).and_then(|objects| objects.newest);
         let touched = last_known_end(archive, backup.record).max(newest.unwrap_or(Timestamp::MIN));

@@ -36,7 +36,7 @@ impl Hold {
                 let newest = life.backups.get(*id).and_then(|objects| objects.newest);
                 newest.is_none_or(|newest| newest > policy.unfinished_backups.before(now))
             });
-            young.map(|id| (id.started_at().unwrap_or(Timestamp::MIN), id.clone()))
+            young.map(|id| (began(life, id), id.clone()))
         });
         let (started, running) = running.chain(unfinished).min()?;
         let since = started.checked_sub(CLOCKS_APART).unwrap_or(Timestamp::MIN);
@@ -46,6 +46,32 @@ impl Hold {
     pub(super) fn reason(&self) -> KeepReason {
         KeepReason::YoungerThanRunning { running: self.running.clone() }
     }
+}
+
+/// When an unfinished backup began: by its name, or before its oldest object came to the store, if that is earlier. The
+/// clock that the name was taken from may have been ahead.
+pub(super) fn began(life: &IncarnationInventory, id: &BackupId) -> Timestamp {
+    let named = id.started_at().unwrap_or(Timestamp::MIN);
+    let oldest = life.backups.get(id).and_then(|objects| objects.oldest);
+    oldest.map_or(named, |oldest| oldest.min(named))
+}
+
+/// What is wrong when the listing shows less of a backup than its record tells of.
+pub(super) fn missing_objects(life: &IncarnationInventory, record: &BackupRecord) -> Option<String> {
+    let listed = life.backups.get(&record.id)?.objects;
+    let told = objects_told(record);
+    (listed < told).then(|| format!("objects of it are missing: listed={listed} told={told}"))
+}
+
+/// How many objects a backup has by its record: the record itself, the manifest, the packs, the names.
+pub(super) fn objects_told(record: &BackupRecord) -> u64 {
+    2 + u64::from(record.packs) + u64::from(record.names.is_some())
+}
+
+/// A timeline of a backup whose history is missing or damaged: whether the backup can be restored is not known.
+pub(super) fn unknown_timeline(catalog: &CatalogSnapshot, record: &BackupRecord) -> Option<TimelineId> {
+    let of = [record.stop_timeline, record.timeline];
+    of.into_iter().find(|timeline| path_to(&catalog.histories, *timeline).is_none())
 }
 
 /// A feature that this version does not know, and that is needed to restore a backup.
@@ -237,7 +263,7 @@ fn judge<'a>(
     }
     let backups = by_id(catalog);
     let chains: BTreeMap<&BackupId, bool> =
-        catalog.backups.iter().map(|record| (&record.id, has_chain(&backups, record))).collect();
+        catalog.backups.iter().map(|record| (&record.id, has_chain(inventory, &backups, record))).collect();
     for timeline in &window.timelines {
         // In rising order of their ends.
         let mut latest = Timestamp::MIN;
@@ -277,12 +303,12 @@ pub(super) fn by_id(catalog: &CatalogSnapshot) -> ById<'_> {
     catalog.backups.iter().map(|record| (&record.id, record)).collect()
 }
 
-/// Whether everything that a backup stands on is there, down to a full one, and can be read by this version.
-pub(super) fn has_chain(backups: &ById<'_>, record: &BackupRecord) -> bool {
+/// Whether a backup and everything that it stands on is there, down to a full one, and can be read by this version.
+pub(super) fn has_chain(life: &IncarnationInventory, backups: &ById<'_>, record: &BackupRecord) -> bool {
     let mut at = record;
     // A ring of parents has no end, and no full backup in it.
     for _ in 0..=backups.len() {
-        if unknown_feature(at).is_some() {
+        if unknown_feature(at).is_some() || missing_objects(life, at).is_some() {
             return false;
         }
         match (&at.parent, at.kind) {

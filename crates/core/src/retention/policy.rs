@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 const COUNT_MAX: u32 = 10_000;
 /// A longer time is `forever`: a hundred thousand days.
 const SECONDS_MAX: i64 = 100_000 * 86_400;
+/// A window is at least so long: who writes `6m` means months, and gets minutes.
+const WINDOW_SECONDS_MIN: i64 = 3_600;
 /// What is unfinished may be under way for at least this long.
 const UNFINISHED_SECONDS_MIN: i64 = 3_600;
 
@@ -263,12 +265,17 @@ impl RetentionPolicy {
     /// Checks that the policy keeps something, and that its numbers make sense.
     ///
     /// # Errors
-    /// When it keeps nothing, its window is empty, a count is above 10,000, or what is unfinished would not have an
+    /// When it keeps nothing, its window is empty or shorter than an hour, a count is above 10,000, or what is unfinished would not have an
     /// hour.
     pub fn validate(&self) -> Result<(), PolicyError> {
         let tiers = [self.daily, self.weekly, self.monthly, self.yearly];
         if self.window == PromisedWindow::Last(HowLong::Seconds(0)) {
             return Err(PolicyError::EmptyWindow);
+        }
+        if let PromisedWindow::Last(window) = self.window
+            && window < HowLong::Seconds(WINDOW_SECONDS_MIN)
+        {
+            return Err(PolicyError::ShortWindow { value: window });
         }
         if self.window == PromisedWindow::None && self.minimum_fulls == 0 && tiers == [0; 4] {
             return Err(PolicyError::KeepsNothing);
@@ -322,6 +329,12 @@ pub enum PolicyError {
     /// The window has no length.
     #[error("the recovery window is empty: give it a length, or none")]
     EmptyWindow,
+    /// The window is so short that it can't be meant.
+    #[error("a recovery window has an hour at least, and m stands for minutes window={value}")]
+    ShortWindow {
+        /// The window.
+        value: HowLong,
+    },
     /// A count is too large.
     #[error("a count of backups is at most 10000 {name}={value}")]
     Count {
@@ -381,6 +394,8 @@ mod tests {
         assert_eq!(RetentionPolicy { monthly: 1, ..nothing }.validate(), Ok(()));
         let empty = RetentionPolicy { window: "0d".parse().unwrap(), ..RetentionPolicy::default() };
         assert_eq!(empty.validate(), Err(PolicyError::EmptyWindow));
+        let minutes = RetentionPolicy { window: "6m".parse().unwrap(), ..RetentionPolicy::default() };
+        assert!(matches!(minutes.validate(), Err(PolicyError::ShortWindow { .. })));
         let many = RetentionPolicy { daily: 10_001, ..RetentionPolicy::default() };
         assert!(matches!(many.validate(), Err(PolicyError::Count { name: "daily", .. })));
         let short = RetentionPolicy { uploads: "59m".parse().unwrap(), ..RetentionPolicy::default() };

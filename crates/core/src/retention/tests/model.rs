@@ -151,12 +151,17 @@ impl Model {
             self.committed.iter().filter(|(id, _)| self.has_backup(id) || self.unreadable.contains(id));
         for (id, second) in records {
             let (committed, newest) = (Some(at(*second)), Some(at(*second)));
-            life.backups.insert(id.clone(), BackupObjects { objects: 4, bytes: 2000, committed, newest });
+            life.backups.insert(
+                id.clone(),
+                BackupObjects { objects: 4, bytes: 2000, committed, oldest: newest, newest },
+            );
         }
         for (id, second) in &self.unfinished {
             let newest = Some(at(*second));
-            life.backups
-                .insert(id.clone(), BackupObjects { objects: 3, bytes: 1500, committed: None, newest });
+            life.backups.insert(
+                id.clone(),
+                BackupObjects { objects: 3, bytes: 1500, committed: None, oldest: newest, newest },
+            );
         }
         life.records.clone_from(&self.records);
         life.uploads.clone_from(&self.uploads);

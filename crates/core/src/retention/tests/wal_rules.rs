@@ -2,7 +2,7 @@
 
 use walden_pg::{ArchiveFileName, TimelineId};
 
-use super::model::{DAY, Effect, Model, effects, goes, gone, name, warned};
+use super::model::{DAY, Effect, Model, effects, goes, gone, keeps, name, warned};
 use super::rules::{archive, days};
 use crate::layout::BackupId;
 use crate::recovery::tests::world::{SEGMENT, at, timeline};
@@ -218,5 +218,62 @@ fn a_plan_reads_well() {
     ");
     let json = serde_json::to_string(&plan.groups[1]).unwrap();
     insta::assert_snapshot!(json, @r#"{"incarnation":"7-17","what":"backup","id":"20261123T110630Z-0001","incremental":false,"parent":null,"finished_at":"2026-11-23T11:06:40Z","restorable":true,"fate":"remove","reasons":[{"kind":"before_window"}],"message":"before the window, which a newer backup serves","objects":4,"bytes":2000}"#);
-    assert!(serde_json::to_string(&plan).unwrap().starts_with(r#"{"schema":1,"server":"main","at":"2026-"#));
+    assert!(
+        serde_json::to_string(&plan)
+            .unwrap()
+            .starts_with(r#"{"schema":1,"server":"main","current":"7-17","at":"2026-"#)
+    );
+}
+
+#[test]
+fn backups_on_a_timeline_without_a_history_stay() {
+    let mut model = promoted();
+    let newer = model.full(2, 21 * DAY);
+    for day in 22..30 {
+        model.commit(2, day * DAY);
+    }
+    for damaged in [false, true] {
+        let mut model = model.clone();
+        if damaged { &mut model.damaged_histories } else { &mut model.gone_histories }.insert(2);
+        for now in [30, 100] {
+            let plan = model.retain(&days(1), now * DAY);
+            let unknown = KeepReason::UnknownHistory { timeline: timeline(2) };
+            assert!(keeps(&plan, &newer).contains(&unknown), "damaged={damaged} now={now}");
+            // A plan that does not know it is stopped.
+            let mut whole = model.clone();
+            (whole.gone_histories, whole.damaged_histories) = Default::default();
+            whole.full(2, 40 * DAY);
+            let plan = whole.retain(&days(1), 100 * DAY);
+            assert!(goes(&plan, &newer));
+            assert!(check_plan(&plan, &model.inventory()).is_err());
+        }
+    }
+}
+
+#[test]
+fn a_backup_of_which_objects_are_missing_serves_nothing_and_stays() {
+    let (mut model, backups) = archive(30, 5);
+    let plan = model.retain(&days(7), 30 * DAY);
+    assert!(goes(&plan, &backups[3]) && !goes(&plan, &backups[4]), "{:?}", plan.deletions);
+    // The record of the one that serves the window tells of more objects than are listed.
+    model.record(&backups[4]).packs = 9;
+    let again = model.retain(&days(7), 30 * DAY);
+    assert!(!goes(&again, &backups[3]));
+    assert!(matches!(keeps(&again, &backups[4])[..], [.., KeepReason::Unreadable { .. }]));
+    assert!(check_plan(&plan, &model.inventory()).is_err());
+    assert_eq!(check_plan(&again, &model.inventory()), Ok(()));
+    let much_later = model.retain(&days(1), 30 * DAY);
+    assert!(!goes(&much_later, &backups[4]), "what can't be read is never touched");
+}
+
+#[test]
+fn a_running_backup_holds_from_its_first_object_on_when_its_clock_was_ahead() {
+    let (mut model, backups) = archive(30, 5);
+    let id = BackupId::new(at(40 * DAY), 9);
+    model.unfinished.insert(id, 16 * DAY);
+    let policy = RetentionPolicy { unfinished_backups: HowLong::days(20), ..days(1) };
+    let plan = model.retain(&policy, 30 * DAY);
+    assert!(goes(&plan, &backups[3]) && !goes(&plan, &backups[4]), "{:?}", plan.deletions);
+    assert!(gone(&plan, 1).iter().all(|number| model.written[&(1, *number)] < 16 * DAY));
+    assert_eq!(check_plan(&plan, &model.inventory()), Ok(()));
 }
