@@ -235,6 +235,8 @@ impl Found {
         objects.objects += 1;
         objects.bytes += object.bytes;
         objects.newest = objects.newest.max(Some(object.modified));
+        let oldest = objects.oldest.map_or(object.modified, |oldest| oldest.min(object.modified));
+        objects.oldest = Some(oldest);
         if backup.commit().as_str() == object.key {
             objects.committed = Some(object.modified);
         }
