@@ -142,8 +142,10 @@ pub async fn pin(ctx: &Context, incarnation: &IncarnationRecord, request: &PinRe
     };
     let mut warnings = Vec::new();
     if request.pinned {
+        // First the lease, then the record: a run that ends in between has removed what it removes by then.
+        let holder = lease_holder(ctx).await?;
         check_there(ctx, &layout, &request.backup).await?;
-        if let Some(holder) = lease_holder(ctx).await? {
+        if let Some(holder) = holder {
             warnings.push(format!(
                 "a retention run is under way ({holder}): look with walden backup show {} when it has ended",
                 request.backup
