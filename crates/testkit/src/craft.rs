@@ -1,10 +1,6 @@
 //! Writes WAL record by record, as PostgreSQL would.
 
-#![expect(
-    clippy::expect_used,
-    clippy::missing_panics_doc,
-    reason = "a test tool: its callers keep to what fits"
-)]
+#![expect(clippy::expect_used, reason = "a test tool: its callers keep to what fits")]
 #![expect(clippy::indexing_slicing, reason = "offsets within a segment that was made whole")]
 
 use std::collections::BTreeMap;

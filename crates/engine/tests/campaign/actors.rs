@@ -188,7 +188,7 @@ pub(crate) async fn fetch_one(world: &World, host: &Host, actor: ActorId, name: 
     match fetched {
         Err(error) => {
             world.stage.note(actor, &format!("get {name}: {error}"));
-            if whole.exists() {
+            if whole.try_exists().unwrap() {
                 world.model.broken(format!("a failed get left a file name={name}"));
             }
             None
@@ -237,7 +237,7 @@ async fn back_up_slot(world: &World, host: &Host, actor: ActorId, late: bool) {
     let request = BackupRequest {
         jobs: 1,
         level: CompressionLevel::DEFAULT,
-        wal_timeout: Duration::from_secs(60),
+        wal_timeout: Duration::from_mins(1),
         ..BackupRequest::default()
     };
     let postgres = FakePostgres::new(&host.data, slot, stop);

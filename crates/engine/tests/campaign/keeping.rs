@@ -108,7 +108,7 @@ pub(crate) async fn pin_some(world: &World, host: &Host, actor: ActorId) {
                 world.model.pin(backup);
             }
             Ok(report) => {
-                world.stage.note(actor, &format!("pinned {backup}, perhaps: {:?}", report.warnings))
+                world.stage.note(actor, &format!("pinned {backup}, perhaps: {:?}", report.warnings));
             }
             Err(error) => world.stage.note(actor, &format!("pin: {error}")),
         }

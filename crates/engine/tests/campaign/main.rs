@@ -7,7 +7,12 @@
 //! `WALDEN_FAULT_SEEDS` says how many worlds (or `from..to` which), `WALDEN_FAULT_SEED` shows a single one. With
 //! `WALDEN_CAMPAIGN=1`, as `cargo xtask test --all no_promise_is_broken` sets it, there are 10,000.
 
-#![expect(clippy::unwrap_used, reason = "a test that can't go on ends loudly")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test that can't go on ends loudly"
+)]
 
 mod actors;
 mod documentation;
@@ -105,7 +110,7 @@ fn the_campaign_notices_that_a_failure_is_called_an_absence() {
 #[test]
 fn the_campaign_notices_an_overwritten_object() {
     notices(Broken::Overwrites, "an object was overwritten", |cast| {
-        (cast.primary, cast.clone) = (true, true)
+        (cast.primary, cast.clone) = (true, true);
     });
 }
 

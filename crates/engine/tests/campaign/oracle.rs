@@ -32,7 +32,7 @@ pub(crate) async fn inquire(world: &World, before: Option<&Restorable>) {
     every_object_is_sound(world, &record);
     let backups = all_backups(world, &record);
     for backup in &backups {
-        backup_is_whole(world, &ctx, &record, backup).await;
+        backup_is_whole(world, &ctx, &record, backup);
     }
     pinned_are_there(world, &backups);
     if let Some(before) = before {
@@ -68,7 +68,7 @@ fn no_object_was_replaced(world: &World) {
                 // Elsewhere a repetition after a crash may replace what is the same but for who wrote it, and when.
                 let same = || {
                     let plain = (plain(&before), plain(&after));
-                    key.ends_with(".json") || (plain.0.is_some() && plain.0 == plain.1)
+                    key.contains(".json") || (plain.0.is_some() && plain.0 == plain.1)
                 };
                 if !derived && before != after && (enforced || !same()) {
                     world.model.broken(format!("an object was overwritten key={key}"));
@@ -100,7 +100,7 @@ fn every_object_is_sound(world: &World, record: &IncarnationRecord) {
         if layout.parse(key).is_none() && !key.contains("/probe/") {
             world.model.broken(format!("an object has no meaning key={key}"));
         }
-        if key.ends_with(".zst") && plain(&stored.bytes).is_none() && !key.contains("/pack/") {
+        if key.contains(".zst") && plain(&stored.bytes).is_none() && !key.contains("/pack/") {
             world.model.broken(format!("an object can't be opened key={key}"));
         }
     }
@@ -131,7 +131,7 @@ pub(crate) fn all_backups(world: &World, record: &IncarnationRecord) -> Vec<Back
 }
 
 /// All that a backup consists of is there: packs, manifest, and the WAL from its start to its stop.
-async fn backup_is_whole(world: &World, ctx: &Context, record: &IncarnationRecord, backup: &BackupRecord) {
+fn backup_is_whole(world: &World, ctx: &Context, record: &IncarnationRecord, backup: &BackupRecord) {
     let archive = ctx.layout().incarnation(record.incarnation());
     let layout = archive.backup(&backup.id);
     let objects = world.stage.objects();

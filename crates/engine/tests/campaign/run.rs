@@ -66,7 +66,7 @@ pub(crate) fn run(seed: u64, cast: Cast) -> Outcome {
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async {
         let world = World::new(seed, cast);
-        world.stage.run(act(&world)).await;
+        world.stage.run(Box::pin(act(&world))).await;
         Outcome {
             seed,
             cast: world.cast.clone(),

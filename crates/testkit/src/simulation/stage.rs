@@ -368,7 +368,8 @@ impl State {
             && keys.len() > 1
             && self.draws(faults.half_removed)
         {
-            let some: Vec<String> = keys.iter().filter(|_| self.dice.draw() % 2 == 0).cloned().collect();
+            let some: Vec<String> =
+                keys.iter().filter(|_| self.dice.draw().is_multiple_of(2)).cloned().collect();
             for key in &some {
                 self.objects.remove(actor, key, now);
             }
@@ -383,21 +384,7 @@ impl State {
         };
         let result = self.objects.apply(actor, &waiting.request, now, stale);
         if let (Request::Put { key, .. }, Ok(_)) = (&waiting.request, &result) {
-            let defect = self.defect;
-            match defect {
-                Some(Defect::LosesObjects) if self.draws(100) => {
-                    self.say(now, actor, &format!("{what}: lost"));
-                    self.objects.present.remove(key);
-                }
-                Some(Defect::DamagesObjects) if self.draws(100) => {
-                    self.say(now, actor, &format!("{what}: damaged"));
-                    let part = self.part();
-                    if let Some(stored) = self.objects.present.get_mut(key) {
-                        stored.bytes = flipped(&stored.bytes, part);
-                    }
-                }
-                _ => {}
-            }
+            self.be_defective(now, actor, key);
         }
         let how = match (&result, stale) {
             (Err(error), _) => format!("{what}: {}", kind(error)),
@@ -436,6 +423,25 @@ impl State {
         };
         self.say(now, actor, &format!("{how}{spoiled}"));
         let _ = waiting.answer.send(result.map(|reply| (reply, damage)));
+    }
+
+    /// Does to an object that was just written what a broken store does.
+    fn be_defective(&mut self, now: Duration, actor: ActorId, key: &str) {
+        let defect = self.defect;
+        match defect {
+            Some(Defect::LosesObjects) if self.draws(100) => {
+                self.say(now, actor, &format!("{key} is lost"));
+                self.objects.present.remove(key);
+            }
+            Some(Defect::DamagesObjects) if self.draws(100) => {
+                self.say(now, actor, &format!("{key} is damaged"));
+                let part = self.part();
+                if let Some(stored) = self.objects.present.get_mut(key) {
+                    stored.bytes = flipped(&stored.bytes, part);
+                }
+            }
+            _ => {}
+        }
     }
 
     fn crash(&mut self, now: Duration, actor: ActorId, what: &str) -> bool {
@@ -482,7 +488,7 @@ fn kind(error: &Error) -> &'static str {
 
 /// The bytes with one bit flipped, at this part of their length in 65536ths.
 pub(super) fn flipped(bytes: &Bytes, part: u16) -> Bytes {
-    let at = usize::from(part) * bytes.len() >> 16;
+    let at = (usize::from(part) * bytes.len()) >> 16;
     let mut bytes = bytes.to_vec();
     if let Some(byte) = bytes.get_mut(at) {
         *byte ^= 1 << (part % 8);

@@ -107,7 +107,7 @@ impl ObjectStore for ActorStore {
         let part = |at: u64| usize::try_from(at).unwrap_or_default();
         let body = bytes.slice(part(range.start)..part(range.end));
         Ok(GetResult {
-            payload: GetResultPayload::Stream(futures::stream::iter(pieces(body, damage)).boxed()),
+            payload: GetResultPayload::Stream(futures::stream::iter(pieces(&body, damage)).boxed()),
             meta: *meta,
             range,
             attributes: Attributes::new(),
@@ -182,9 +182,9 @@ fn range_of(range: Option<&GetRange>, size: u64) -> Result<Range<u64>> {
 }
 
 /// A body as it arrives.
-fn pieces(body: Bytes, damage: Damage) -> Vec<Result<Bytes>> {
-    let end = damage.torn_at.map_or(body.len(), |part| usize::from(part) * body.len() >> 16);
-    let body = damage.flipped_at.map_or_else(|| body.clone(), |part| flipped(&body, part));
+fn pieces(body: &Bytes, damage: Damage) -> Vec<Result<Bytes>> {
+    let end = damage.torn_at.map_or(body.len(), |part| (usize::from(part) * body.len()) >> 16);
+    let body = damage.flipped_at.map_or_else(|| body.clone(), |part| flipped(body, part));
     let mut pieces = Vec::new();
     let mut from = 0;
     while from < end {
