@@ -224,7 +224,7 @@ impl Store {
         let mut failure = self.attempt(call, timeout, budget, work).await.err();
         if open.len() == 1
             && fates.is_empty()
-            && let Some(fate) = failure.as_ref().and_then(|failure| Fate::of_one_request(failure))
+            && let Some(fate) = failure.as_ref().and_then(Fate::of_one_request)
         {
             fates.push(Some(fate));
             failure = None;
@@ -237,10 +237,7 @@ impl Store {
 impl Fate {
     /// What the answer says of its key; the error when it is one of the whole call.
     fn of(answer: object_store::Result<Path>) -> object_store::Result<Self> {
-        let error = match answer {
-            Ok(_) => return Ok(Self::Gone),
-            Err(error) => error,
-        };
+        let Err(error) = answer else { return Ok(Self::Gone) };
         if let object_store::Error::Generic { source, .. } = &error {
             if let Some(refused) = source.downcast_ref::<KeyRefused>() {
                 return Ok(Self::of_code(&refused.code, &refused.message));
@@ -339,6 +336,10 @@ pub(crate) fn is_locked(code: &str, message: &str) -> bool {
     const WORDS: [&str; 7] =
         ["object lock", "worm", "immutable", "retention", "legal hold", "under active hold", "holds"];
     let message = message.to_ascii_lowercase();
+    // Amazon's word on a missing right names the bucket and the key, and a bucket for retention is no lock.
+    if message.contains("is not authorized to perform") {
+        return false;
+    }
     CODES.iter().any(|locked| locked.eq_ignore_ascii_case(code))
         || WORDS.iter().any(|word| message.contains(word))
 }
@@ -366,6 +367,12 @@ mod tests {
         for (code, message, expected) in [
             ("AccessDenied", "Access Denied because object protected by object lock.", "locked"),
             ("AccessDenied", "Access Denied", "denied"),
+            (
+                "AccessDenied",
+                "User: arn:aws:iam::1:user/x is not authorized to perform: s3:DeleteObject on resource: \
+                 \"arn:aws:s3:::wal-retention/main/7-17/retention/x.json\" because no identity-based policy allows it",
+                "denied",
+            ),
             ("ObjectLocked", "Object is WORM protected and cannot be overwritten", "locked"),
             ("RetentionPolicyNotMet", "", "locked"),
             ("NoSuchKey", "", "gone"),

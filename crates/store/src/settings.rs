@@ -174,7 +174,7 @@ impl Store {
             object_lock: self
                 .ask(bucket, "?object-lock", budget)
                 .await?
-                .read(Some(("ObjectLockConfigurationNotFoundError", None)), |lock| object_lock(lock)),
+                .read(Some(("ObjectLockConfigurationNotFoundError", None)), object_lock),
             lifecycle: self
                 .ask(bucket, "?lifecycle", budget)
                 .await?
@@ -229,6 +229,7 @@ fn versioning(document: &Element) -> Option<Versioning> {
     }
 }
 
+#[expect(clippy::option_option, reason = "the outer one says whether the answer was understood")]
 fn object_lock(document: &Element) -> Option<Option<ObjectLock>> {
     if !document.name.contains("ObjectLock") {
         return None;

@@ -130,10 +130,8 @@ impl Store {
             Call { operation: Operation::Delete, action: "end an unfinished upload", key: &upload.key };
         self.repeat(call, 0, budget, || async {
             let answer = bucket.send(Method::DELETE, &below, Bytes::new()).await?;
-            match answer.status.is_success() || answer.code() == Some("NoSuchUpload") {
-                true => Ok(()),
-                false => Err(answer.into_error()),
-            }
+            let ended = answer.status.is_success() || answer.code() == Some("NoSuchUpload");
+            if ended { Ok(()) } else { Err(answer.into_error()) }
         })
         .await
     }

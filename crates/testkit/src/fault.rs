@@ -286,11 +286,9 @@ impl ObjectStore for FaultStore {
             some = usize::try_from(fate.draw).unwrap_or_default() % keys.len().max(1);
             end = Some(injected("error before the effect"));
         }
-        for number in 0..some {
-            if let Err(error) = self.effect("delete") {
-                (some, end) = (number, Some(error));
-                break;
-            }
+        let crash = (0..some).find_map(|number| Some((number, self.effect("delete").err()?)));
+        if let Some((number, error)) = crash {
+            (some, end) = (number, Some(error));
         }
         let first = keys.into_iter().take(some);
         let removed = self.inner.delete_stream(futures::stream::iter(first).boxed());
