@@ -250,7 +250,8 @@ async fn an_address_that_is_taken_is_an_error_of_the_configuration() {
 async fn check_tells_of_the_disk_with_an_agent_and_without() {
     let bench = bench().await;
     let disk = async || -> Check {
-        let report = check(&bench.ctx, Some(&bench.data), None, walden_engine::drill::DRILL_MAX_AGE).await.unwrap();
+        let report =
+            check(&bench.ctx, Some(&bench.data), None, walden_engine::drill::DRILL_MAX_AGE).await.unwrap();
         report.checks.into_iter().find(|check| check.name == "disk").unwrap()
     };
     let calm = disk().await;
