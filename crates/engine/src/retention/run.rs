@@ -19,11 +19,13 @@ use super::planning::plan_over;
 use crate::context::Context;
 use crate::error::{EngineError, Result};
 use crate::init::random_id;
-use crate::lease::Lease;
+use crate::lease::{Lease, store_now};
 use crate::progress::Unit;
 
 /// A plan that was shown longer ago than this is not carried out.
 const SHOWN_AGE_MAX: SignedDuration = SignedDuration::from_hours(1);
+/// This host's clock may be ahead of the store's by so much.
+const CLOCKS_APART: SignedDuration = SignedDuration::from_hours(1);
 /// A plan is made anew so often, when the store keeps commit records that were to go.
 const ROUNDS_MAX: usize = 4;
 /// Differences that are told of a plan that would remove more than the one that was shown.
@@ -192,6 +194,7 @@ struct Run<'a> {
 
 impl Run<'_> {
     async fn under(&mut self, lease: &mut Lease) -> Result<RetentionReport> {
+        self.check_clock().await?;
         let mut locked = BTreeSet::new();
         let (mut inventory, plan) = self.plan_again(&locked).await?;
         let (mut plan, first) = (plan.clone(), plan);
@@ -218,6 +221,23 @@ impl Run<'_> {
         let (outcome, message) = self.outcome(&ended);
         ended?;
         Ok(self.report(plan, outcome, message))
+    }
+
+    /// Ages are counted from the times at which the store wrote things. A plan for a moment that the store's clock has not
+    /// come to promises less than it says: whichever of the clocks is wrong, nothing goes.
+    async fn check_clock(&self) -> Result<()> {
+        let now = store_now(self.ctx).await?;
+        let ahead = self.shown.at.duration_since(now);
+        if ahead <= CLOCKS_APART || self.shown.is_empty() {
+            return Ok(());
+        }
+        let message = format!(
+            "this host's clock is ahead of the store's, which says {}: the window would be shorter than promised seconds={}",
+            postgres_time(now),
+            ahead.as_secs()
+        );
+        Err(EngineError::failed(ErrorKind::MustStay, message)
+            .with_hint("nothing was removed; set the clocks right"))
     }
 
     /// Lists and plans again, and makes sure that the plan removes nothing that was not shown and breaks no promise.

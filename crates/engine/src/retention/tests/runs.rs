@@ -275,3 +275,29 @@ async fn what_the_store_locks_is_counted_and_kept_whole() {
     assert_eq!(world.segments(), (41..=LAST).collect::<Vec<u64>>());
     assert!(!world.has(&format!("backup/{id}/")));
 }
+
+#[tokio::test]
+async fn a_clock_that_is_ahead_of_the_stores_stops_the_run() {
+    let mut world = three_days();
+    // By less than the window: something was written within it by this clock too.
+    world.now = world.now.checked_add(jiff::SignedDuration::from_hours(20)).unwrap();
+    let plan = world.plan(&policy()).await;
+    assert!(!plan.is_empty());
+    let error = world.apply(&plan).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::MustStay, "{error}");
+    assert!(error.to_string().contains("ahead of the store's"), "{error}");
+    assert_eq!(world.segments().len() as u64, LAST);
+    assert!(!world.has("/retention/2"), "nothing was begun");
+}
+
+#[tokio::test]
+async fn a_backup_that_lost_a_pack_serves_nothing_and_stays() {
+    let world = three_days();
+    let id = walden_core::BackupId::new(written(41), 1);
+    let pack = layout().backup(&id).pack(0).to_string();
+    assert!(world.store.state().objects.remove(&pack).is_some());
+    let plan = world.plan(&policy()).await;
+    world.apply(&plan).await.unwrap();
+    assert_eq!(world.segments(), (29..=LAST).collect::<Vec<u64>>());
+    assert!(world.has(&format!("{id}/manifest.zst")));
+}
