@@ -164,7 +164,7 @@ pub fn backup(n: u64) -> BackupRecord {
         bytes: 1 << 40,
         stored_bytes: 1 << 38,
         files: 1000,
-        packs: 1000,
+        packs: 0,
         manifest: ObjectReference { plain_bytes: 1, plain_sha256: "0".repeat(64), object_bytes: 1 },
         names: None,
         tablespaces: Vec::new(),
