@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use walden_core::index::{LogSummary, Rollup, RollupEntry};
-use walden_core::{CatalogSnapshot, IncarnationRecord, Listed};
-use walden_pg::{SegmentName, SegmentNumber};
+use walden_core::{CatalogSnapshot, IncarnationLayout, IncarnationRecord, Listed};
+use walden_pg::{SegmentName, SegmentNumber, TimelineId};
 use walden_store::RetryBudget;
 
 use super::indexing::{remember_rollup, remembered_rollup};
@@ -79,17 +79,26 @@ async fn roll_up(
         }
         summaries.entries
     };
-    let before = match remembered_rollup(ctx, record.incarnation(), timeline).filter(|last| last.log <= log) {
-        Some(last) => Some(last),
-        None => match log.checked_sub(1) {
-            Some(before) => read_rollup(ctx, &layout, (timeline, before), &budget).await?,
-            None => None,
-        },
-    };
+    let before = rollup_before(ctx, &layout, (timeline, log), &budget).await?;
     let rollup = Rollup::build(timeline, log, entries, before.map(earlier_with).unwrap_or_default());
     write_rollup(ctx, &layout, &rollup, &budget).await?;
     remember_rollup(ctx, record.incarnation(), &rollup);
     Ok(true)
+}
+
+/// The newest rollup up to a directory, as it stands in the store. What is remembered of it says where it is and no more:
+/// retention takes what it removes out of the rollups in the store, and out of nobody's memory.
+async fn rollup_before(
+    ctx: &Context,
+    layout: &IncarnationLayout,
+    (timeline, log): (TimelineId, u32),
+    budget: &RetryBudget,
+) -> Result<Option<Rollup>> {
+    let remembered = remembered_rollup(ctx, layout.incarnation(), timeline).map(|last| last.log);
+    match remembered.filter(|last| *last <= log).or(log.checked_sub(1)) {
+        Some(before) => read_rollup(ctx, layout, (timeline, before), budget).await,
+        None => Ok(None),
+    }
 }
 
 /// What a rollup tells of its own directory and of those before.
@@ -98,4 +107,32 @@ fn earlier_with(rollup: Rollup) -> Vec<LogSummary> {
     let mut earlier = rollup.earlier;
     earlier.push(own);
     earlier
+}
+
+#[cfg(test)]
+mod tests {
+    use walden_core::index::NumberRange;
+
+    use super::*;
+    use crate::retention::tests::empty_archive;
+
+    #[tokio::test]
+    async fn what_the_store_tells_no_more_is_not_told_again_from_memory() {
+        let state = tempfile::tempdir().unwrap();
+        let (ctx, layout) = empty_archive();
+        let ctx = Context { state_directory: Some(state.path().to_owned()), ..ctx };
+        let rollup = |earlier| Rollup::build(TimelineId::FIRST, 7, Vec::new(), earlier);
+        let mut told = LogSummary::of(3, &[]);
+        told.present = vec![NumberRange { first: SegmentNumber::new(3 << 12), count: 4096 }];
+        let all = rollup(vec![told]);
+        let budget = RetryBudget::new(DEADLINE);
+        let place = (TimelineId::FIRST, 8);
+        write_rollup(&ctx, &layout, &all, &budget).await.unwrap();
+        remember_rollup(&ctx, layout.incarnation(), &all);
+        assert_eq!(rollup_before(&ctx, &layout, place, &budget).await.unwrap(), Some(all));
+        // Retention was here.
+        let left = rollup(Vec::new());
+        write_rollup(&ctx, &layout, &left, &budget).await.unwrap();
+        assert_eq!(rollup_before(&ctx, &layout, place, &budget).await.unwrap(), Some(left));
+    }
 }

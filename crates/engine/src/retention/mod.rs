@@ -16,7 +16,7 @@ mod run;
 mod uploads;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use audit::{RetentionLogEntry, retention_log};
 pub use check::retention_checks;
