@@ -238,7 +238,9 @@ impl Fate {
     /// What the answer says of its key; the error when it is one of the whole call.
     fn of(answer: object_store::Result<Path>) -> object_store::Result<Self> {
         let Err(error) = answer else { return Ok(Self::Gone) };
-        if let object_store::Error::Generic { source, .. } = &error {
+        if let object_store::Error::Generic { source, .. } | object_store::Error::NotFound { source, .. } =
+            &error
+        {
             if let Some(refused) = source.downcast_ref::<KeyRefused>() {
                 return Ok(Self::of_code(&refused.code, &refused.message));
             }
@@ -246,7 +248,7 @@ impl Fate {
                 return Ok(Self::of_azure(&reason, status));
             }
         }
-        // Azure's answer for one of several, or the file system's; a bucket or a root that is missing is another
+        // The file system's answer, or that of a store of which we know no more; a bucket or a root that is missing is another
         // matter, and so is a request that failed as a whole.
         let trace = TRACE.try_with(std::sync::Arc::clone).unwrap_or_default();
         let failure = Failure::sort(&error, &trace);
