@@ -30,6 +30,7 @@ mod reader;
 mod report;
 mod run;
 mod scan;
+mod still_there;
 mod upload;
 mod wait;
 

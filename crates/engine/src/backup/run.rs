@@ -33,6 +33,7 @@ use super::postgres::{PostgresControl, ServerIdentity, StoppedBackup};
 use super::reader::Checksums;
 use super::report::{BackupReport, BackupRequest, BackupSeconds, Checkpoint, LABEL_BYTES_MAX};
 use super::scan::{LateFile, LinkedTablespace, Scan, ScanRequest, scan};
+use super::still_there::prove_stored;
 use super::upload::{created, upload_packs};
 use super::wait::{NeededWal, WalWait, wait_for_wal};
 use crate::agent::status_of;
@@ -151,7 +152,7 @@ impl BackupRunner {
     /// # Errors
     /// Kinds `config`, `unsupported`, `wrong_server`, `not_found` from the checks, `postgres` when the session
     /// fails or ends, `local_io` for files that can't be read, `conflict` when the archive holds another server's
-    /// WAL under the names that are needed, `unavailable` when the WAL does not arrive or
+    /// WAL under the names that are needed, or what was stored is gone, `unavailable` when the WAL does not arrive or
     /// the backup was interrupted; and what storing can give.
     pub async fn run<P: PostgresControl>(
         &self,
@@ -473,6 +474,7 @@ impl BackupRunner {
             requires: Vec::new(),
             writer: self.ctx.writer(&begun.root.display().to_string()),
         };
+        prove_stored(&self.ctx, &begun.layout, record.packs, record.names.is_some()).await?;
         let key = begun.layout.commit();
         let bytes = render_record(RecordKind::Backup, &key, &record)?;
         created(&key, &self.ctx.store.create_record_once(&key, &bytes, &self.ctx.budget()).await?)?;

@@ -628,3 +628,30 @@ async fn requests_are_held_to_their_bounds() {
         ErrorKind::Config
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_whose_objects_were_removed_while_it_waited_for_wal_is_none() {
+    let mut bench = Bench::new().await;
+    let (archive, wal_directory) = (bench.archive(), bench.archive().join("wal/00000001/00000000"));
+    // When everything is stored a pack goes, and only then the WAL comes.
+    let remover = std::thread::spawn(move || {
+        let backups = archive.join("backup");
+        for _ in 0..1000 {
+            let entries = std::fs::read_dir(&backups).into_iter().flatten();
+            let directory =
+                entries.map(|entry| entry.unwrap().path()).find(|path| path.join("manifest.zst").exists());
+            if let Some(directory) = directory {
+                std::fs::remove_file(directory.join("pack/00000000.zst")).unwrap();
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(4));
+        }
+        wal::archive(&wal_directory, &wal::segment(START, STOP, 0));
+    });
+    bench.postgres.after_stop = Some(Box::new(|| {}));
+    let error = bench.run().await.unwrap_err();
+    remover.join().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+    assert!(error.to_string().contains("was removed while it ran"), "{error}");
+    assert!(!bench.objects().contains(&"backup.json".to_owned()));
+}
