@@ -1,10 +1,12 @@
 //! How agents come and go.
 
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use hyper::Method;
 use walden_core::ErrorKind;
-use walden_testkit::stores::{Fault, FaultRule};
+use walden_store::StoreConfig;
+use walden_testkit::stores::{Fault, FaultRule, TestStore};
 
 use super::bench::{bench, bench_on_s3};
 use crate::agent::client::{DoItYourself, PushAnswer};
@@ -103,4 +105,43 @@ async fn an_agent_of_which_a_part_broke_off_does_not_stay_to_be_heard_from() {
     let (end, why) = stay(&premises, &options, &server, || false, std::future::pending()).await;
     assert_eq!(end, AgentEnd::Stopped);
     assert!(why.contains("defect"), "{why}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_leaves_waits_for_what_it_has_begun_and_not_for_ever() {
+    let (bench, server) = bench_on_s3().await;
+    let name = bench.finish(2);
+    let options = AgentOptions { finish_within: Duration::from_millis(500), ..bench.options() };
+    let agent = bench.start(options).await;
+    server.inject(FaultRule::next(Fault::HangBefore, Method::PUT, 99));
+    let mut hook = std::pin::pin!(bench.push(&name));
+    let report = tokio::select! {
+        answer = &mut hook => panic!("{answer:?}"),
+        report = async {
+            bench.until("the push is under way", |status| status.push.in_flight == 1).await;
+            agent.stop().await
+        } => report,
+    };
+    assert_eq!((report.end, report.status.unwrap().push.archived_files), (AgentEnd::Stopped, 0));
+    server.clear_faults();
+    // Here the process goes on; a real one ends, and the hook sees that its connection does.
+    hook.await;
+    bench.push_directly(&name).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_keeps_to_a_rate_sends_little_at_once_and_has_hooks_wait_longer() {
+    let mut bench = bench().await;
+    let repository = bench.directory.path().join("repo");
+    let limited = StoreConfig { max_rate: NonZeroU64::new(64 << 20), ..StoreConfig::default() };
+    bench.ctx.store = TestStore::directory(&repository).open(&limited).unwrap();
+    let names: Vec<_> = (2..12).map(|number| bench.finish(number)).collect();
+    let options = bench.options();
+    assert!(options.limits.in_flight.get() > 2);
+    let agent = bench.start(options).await;
+    let answer = bench.push(&names[0]).await;
+    assert!(matches!(answer, PushAnswer::Done { .. }), "{answer:?}");
+    let status = bench.until("the others are archived", |status| status.push.acks == 10).await;
+    assert_eq!(status.load.in_flight_limit, 2);
+    agent.stop().await;
 }

@@ -238,3 +238,36 @@ async fn no_more_is_archived_ahead_than_allowed() {
     bench.until("one more is archived", |status| status.push.archived_files == ACKS_MAX as u64 + 1).await;
     agent.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_for_a_file_that_is_under_way_waits_for_that_push() {
+    let (bench, server) = bench_on_s3().await;
+    let name = bench.finish(2);
+    let agent = bench.start(bench.options()).await;
+    server.inject(FaultRule::next(Fault::Slow(Duration::from_secs(1)), Method::PUT, 1));
+    let (first, second) = tokio::join!(bench.push(&name), async {
+        bench.until("the push is under way", |status| status.push.in_flight == 1).await;
+        bench.push(&name).await
+    });
+    for answer in [first, second] {
+        let PushAnswer::Done { report, ahead: false } = answer else { panic!("not done: {answer:?}") };
+        assert_eq!(report.outcome, PushOutcome::Stored);
+    }
+    assert_eq!(agent.stop().await.status.unwrap().push.archived_files, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_for_another_file_of_a_name_that_is_under_way_is_not_told_of_that_push() {
+    let (bench, server) = bench_on_s3().await;
+    let name = bench.finish(2);
+    let agent = bench.start(bench.options()).await;
+    server.inject(FaultRule::next(Fault::Slow(Duration::from_secs(1)), Method::PUT, 1));
+    let (_, second) = tokio::join!(bench.push(&name), async {
+        bench.until("the push is being sent", |status| status.load.sending == 1).await;
+        std::fs::remove_file(bench.wal(&name)).unwrap();
+        std::fs::write(bench.wal(&name), segment(2, 1)).unwrap();
+        bench.push(&name).await
+    });
+    assert_eq!(failure_kind(&second), Some(ErrorKind::Conflict), "{second:?}");
+    agent.stop().await;
+}

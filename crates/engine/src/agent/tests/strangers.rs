@@ -66,6 +66,29 @@ async fn a_hook_with_newer_credentials_tries_itself_when_the_agent_is_refused() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn other_settings_matter_only_where_they_may_lead_to_another_end() {
+    let (bench, server) = bench_on_s3().await;
+    let taken = bench.finish(3);
+    bench.push_directly(&taken).await.unwrap();
+    std::fs::write(bench.wal(&taken), super::bench::segment(3, 1)).unwrap();
+    let agent = bench.start(bench.options()).await;
+    let newer = Caller { settings: "00".repeat(32), ..bench.spool.caller().clone() };
+    // Another object has the name, whatever the credentials are.
+    let Answer::Failed(failure) = answer_to(&bench, newer.clone(), &taken).await else { panic!("not told") };
+    assert_eq!(failure.kind, ErrorKind::Conflict);
+    server.inject(FaultRule::next(Fault::Denied, Method::PUT, 99));
+    // Not before: it would be archived ahead.
+    let name = bench.finish(2);
+    let answer = answer_to(&bench, newer.clone(), &name).await;
+    assert!(matches!(&answer, Answer::DoItYourself { reason } if reason.contains("settings")), "{answer:?}");
+    server.clear_faults();
+    // A resident one stays, and what it archives is archived for those, too.
+    assert!(matches!(answer_to(&bench, newer, &name).await, Answer::Done { .. }));
+    assert!(!agent.has_ended());
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn another_build_is_refused_and_may_ask_an_agent_on_demand_to_leave() {
     let bench = bench().await;
     for on_demand in [false, true] {
