@@ -80,8 +80,11 @@ mod tests {
         Moment { lsn: Lsn::new(1), time, xid: None }
     }
 
-    fn window(timelines: &[&[(Option<i64>, Option<i64>)]]) -> RecoveryWindow {
-        let timeline = |(index, ranges): (usize, &&[(Option<i64>, Option<i64>)])| TimelineWindow {
+    /// From which second to which one a range can be restored, as far as that is known.
+    type Seconds = (Option<i64>, Option<i64>);
+
+    fn window(timelines: &[&[Seconds]]) -> RecoveryWindow {
+        let timeline = |(index, ranges): (usize, &&[Seconds])| TimelineWindow {
             timeline: TimelineId::new(u32::try_from(index).unwrap() + 1).unwrap(),
             parent: None,
             fork_lsn: None,

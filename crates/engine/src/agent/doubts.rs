@@ -38,7 +38,9 @@ impl Doubts {
     /// Takes what the repository says; tells whether it is another thing than before.
     fn set_repository(&self, doubt: Option<String>) -> bool {
         let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::replace(&mut told.repository, doubt.clone()) != doubt
+        let changed = told.repository != doubt;
+        told.repository = doubt;
+        changed
     }
 }
 
