@@ -205,7 +205,7 @@ async fn a_file_is_not_offered_while_it_is_flushed() {
     bench.found(1, 1).await;
     flushed(&bench, 2).await;
     let (ending, over) = watch::channel(());
-    let task = Arc::new(state::Task(tokio::spawn(std::future::pending::<()>()).abort_handle()));
+    let task = Arc::new(Task(tokio::spawn(std::future::pending::<()>()).abort_handle()));
     set_flushing(&bench, 2, Some(Flushing { _task: task, over }));
     let destination = bench.destination("");
     let file = name(1, 2);
