@@ -638,8 +638,9 @@ async fn a_backup_whose_objects_were_removed_while_it_waited_for_wal_is_none() {
         let backups = archive.join("backup");
         for _ in 0..1000 {
             let entries = std::fs::read_dir(&backups).into_iter().flatten();
-            let directory =
-                entries.map(|entry| entry.unwrap().path()).find(|path| path.join("manifest.zst").exists());
+            let directory = entries
+                .map(|entry| entry.unwrap().path())
+                .find(|path| std::fs::metadata(path.join("manifest.zst")).is_ok());
             if let Some(directory) = directory {
                 std::fs::remove_file(directory.join("pack/00000000.zst")).unwrap();
                 break;
