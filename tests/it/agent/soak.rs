@@ -30,15 +30,25 @@ const WAITING_MAX: usize = 300;
 /// What may be left in the agents' directories, in bytes.
 const SPOOL_MAX: u64 = 4 << 20;
 const DEADLINE: Duration = Duration::from_mins(5);
+/// Segments of 1 MiB with one LOG number.
+const PER_LOG: u64 = 4096;
 
 fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap())
 }
 
+/// One transaction: a row of the ledger, and an account whose balance it raises by one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Row {
+    client: u64,
+    number: u64,
+    account: u64,
+}
+
 /// The rows that clients were told to be committed.
 #[derive(Default)]
 struct Ledger {
-    committed: Mutex<Vec<(u64, u64)>>,
+    committed: Mutex<Vec<Row>>,
     /// How often a client lost its connection.
     broken: AtomicU64,
     over: AtomicBool,
@@ -66,8 +76,9 @@ impl Ledger {
                     }
                 },
             };
-            if connected.execute(&transaction(client, number, &mut random)).is_ok() {
-                self.committed.lock().unwrap().push((client, number));
+            let row = Row { client, number, account: random.draw() % ACCOUNTS + 1 };
+            if connected.execute(&transaction(row, &mut random)).is_ok() {
+                self.committed.lock().unwrap().push(row);
                 session = Some(connected);
             } else {
                 // Committed or not: nobody was told.
@@ -83,8 +94,8 @@ fn waiting(data: &Path) -> usize {
     entries.filter(|entry| entry.path().extension().is_some_and(|ending| ending == "ready")).count()
 }
 
-fn transaction(client: u64, number: u64, random: &mut SplitMix64) -> String {
-    let account = random.draw() % ACCOUNTS + 1;
+fn transaction(row: Row, random: &mut SplitMix64) -> String {
+    let Row { client, number, account } = row;
     let bulk = if random.draw().is_multiple_of(BULKY) {
         "SELECT pg_logical_emit_message(true, 'walden', repeat(md5(random()::text), 4096));"
     } else {
@@ -93,7 +104,7 @@ fn transaction(client: u64, number: u64, random: &mut SplitMix64) -> String {
     format!(
         "BEGIN;
          UPDATE pgbench_accounts SET abalance = abalance + 1 WHERE aid = {account};
-         INSERT INTO ledger VALUES ({client}, {number});
+         INSERT INTO ledger VALUES ({client}, {number}, {account});
          {bulk}
          COMMIT"
     )
@@ -135,7 +146,7 @@ impl Soak {
         walden.init(&server);
         server.pgbench_init(1).unwrap();
         server
-            .execute("CREATE TABLE ledger (client bigint, number bigint, PRIMARY KEY (client, number))")
+            .execute("CREATE TABLE ledger (client bigint, number bigint, account bigint, PRIMARY KEY (client, number))")
             .unwrap();
         walden.json_at(&server, &["backup", "create"]);
         let (port, random) = (s3.port(), SplitMix64(seed));
@@ -235,6 +246,90 @@ fn bytes_below(directory: &Path) -> u64 {
     bytes
 }
 
+/// The rows that a server has, read from the table and not through its index.
+fn ledger_of(server: &PgServer) -> Vec<Row> {
+    let rows = server.query("SELECT client, number, account FROM ledger ORDER BY client, number").unwrap();
+    let number = |text: &Option<String>| text.as_ref().unwrap().parse::<u64>().unwrap();
+    let row = |row: &Vec<Option<String>>| Row {
+        client: number(&row[0]),
+        number: number(&row[1]),
+        account: number(&row[2]),
+    };
+    rows.iter().map(row).collect()
+}
+
+/// One timeline, and on it every segment from the first to the last one that was asked for, as PostgreSQL counts them.
+fn assert_whole(soak: &Soak, last: &str) {
+    let window: Value = soak.walden.json(&["window"]);
+    let timelines = window["timelines"].as_array().unwrap();
+    assert_eq!(timelines.len(), 1, "nobody was promoted: {window}");
+    assert_eq!(timelines[0]["gaps"], Value::Array(Vec::new()), "{window}");
+    assert_eq!(timelines[0]["damaged"], Value::Array(Vec::new()), "{window}");
+    assert_eq!(timelines[0]["restorable"].as_array().map(Vec::len), Some(1), "{window}");
+    // By the objects themselves, and not by what walden says of them.
+    let stored = names_below(soak.objects.path());
+    let expected: BTreeSet<String> = names_up_to(stored.first().unwrap(), last).into_iter().collect();
+    let missing: Vec<_> = expected.difference(&stored).collect();
+    assert!(
+        missing.is_empty(),
+        "{} segments are missing: {:?}",
+        missing.len(),
+        &missing[..missing.len().min(5)]
+    );
+    println!("{} segments in the archive, none missing up to {last}", stored.len());
+}
+
+/// The names of all whole segments among the objects.
+fn names_below(directory: &Path) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            names.extend(names_below(&path));
+        } else if let Some(name) = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".zst"))
+            && name.len() == 24
+        {
+            names.insert(name.to_owned());
+        }
+    }
+    names
+}
+
+/// The names of the segments of 1 MiB from one to another on its timeline, both included.
+fn names_up_to(first: &str, last: &str) -> Vec<String> {
+    let number = |name: &str| {
+        let part = |from: usize| u64::from_str_radix(&name[from..from + 8], 16).unwrap();
+        part(8) * PER_LOG + part(16)
+    };
+    assert_eq!(first[..8], last[..8], "another timeline");
+    (number(first)..=number(last))
+        .map(|at| format!("{}{:08X}{:08X}", &first[..8], at / PER_LOG, at % PER_LOG))
+        .collect()
+}
+
+/// What was restored is what the server had: every row that was acknowledged, none that the server did not have, and each
+/// transaction whole.
+fn assert_same_rows(restored: &PgServer, committed: &[Row], before: &[Row]) {
+    let there = ledger_of(restored);
+    let known: BTreeSet<_> = there.iter().collect();
+    let lost: Vec<_> = committed.iter().filter(|row| !known.contains(row)).collect();
+    assert!(lost.is_empty(), "{} rows are lost, the first are {:?}", lost.len(), &lost[..lost.len().min(5)]);
+    let differ = there.iter().zip(before).find(|(there, before)| there != before);
+    assert!(
+        there.len() == before.len() && differ.is_none(),
+        "{} of {}: {differ:?}",
+        there.len(),
+        before.len()
+    );
+    // The other half of each transaction, in another table.
+    let halves = "SELECT count(*) FROM pgbench_accounts a
+         FULL JOIN (SELECT account, count(*) AS raised FROM ledger GROUP BY account) l ON l.account = a.aid
+         WHERE coalesce(a.abalance, 0) <> coalesce(l.raised, 0)";
+    let torn = restored.query(halves).unwrap();
+    assert_eq!(torn[0][0].as_deref(), Some("0"), "accounts that do not agree with the ledger");
+    println!("{} rows restored, {} of them acknowledged", there.len(), committed.len());
+}
+
 #[test]
 fn every_acknowledged_row_survives_random_kills_of_everything() {
     if std::env::var_os("WALDEN_CAMPAIGN").is_none() {
@@ -275,12 +370,16 @@ fn every_acknowledged_row_survives_random_kills_of_everything() {
     );
     assert!(committed.len() > 100, "there was no load");
 
-    let window: Value = soak.walden.json(&["window"]);
-    assert_eq!(window["timelines"][0]["gaps"], Value::Array(Vec::new()), "{window}");
+    assert_whole(&soak, &last.to_string());
     let check = ["check", "--pgdata", soak.server.data_dir().to_str().unwrap()];
     let checked = run(&mut soak.walden.command_at(&soak.server, &check));
-    println!("{}", String::from_utf8_lossy(&checked.stdout));
+    let told = String::from_utf8_lossy(&checked.stdout);
+    println!("{told}");
+    for line in ["coverage", "damage"] {
+        assert!(!told.lines().any(|told| told.starts_with("failed") && told.contains(line)), "{told}");
+    }
 
+    let before = ledger_of(&soak.server);
     let data = soak.server.scratch_dir("restored").unwrap();
     soak.walden.json(&["restore", "--pgdata", data.to_str().unwrap()]);
     soak.server.stop(StopMode::Fast).unwrap();
@@ -289,12 +388,7 @@ fn every_acknowledged_row_survives_random_kills_of_everything() {
     // Half an hour of WAL may take longer than a start.
     until("the start", || restored.wait_ready().is_ok());
     restored.wait_until_promoted().unwrap();
-    let rows = restored.query("SELECT client, number FROM ledger").unwrap();
-    let number = |text: &Option<String>| text.as_ref().unwrap().parse::<u64>().unwrap();
-    let there: BTreeSet<_> = rows.iter().map(|row| (number(&row[0]), number(&row[1]))).collect();
-    let lost: Vec<_> = committed.iter().filter(|row| !there.contains(row)).collect();
-    assert!(lost.is_empty(), "{} rows are lost, the first are {:?}", lost.len(), &lost[..lost.len().min(5)]);
-    println!("{} rows restored", there.len());
+    assert_same_rows(&restored, &committed, &before);
 
     drop(restored);
     until("the agents to leave", || soak.processes.agents().is_empty());
