@@ -36,6 +36,36 @@ pub(super) struct Isolation {
     pub(super) notes: Vec<String>,
 }
 
+/// What every start of a restored server sets itself, and where its recovery goes: a later word on the command line would
+/// win, and lead the server to other files, or others to its socket.
+const SET_AT_START: [&str; 16] = [
+    "config_file",
+    "data_directory",
+    "lc_messages",
+    "log_destination",
+    "logging_collector",
+    "port",
+    "recovery_target",
+    "recovery_target_action",
+    "recovery_target_inclusive",
+    "recovery_target_lsn",
+    "recovery_target_name",
+    "recovery_target_time",
+    "recovery_target_timeline",
+    "recovery_target_xid",
+    "restore_command",
+    "unix_socket_directories",
+];
+
+impl Isolation {
+    /// Whether a setting is not up for change. On the command line PostgreSQL takes a hyphen in a name for an underscore
+    /// (`ParseLongOption` in `src/backend/utils/misc/guc.c`).
+    pub(super) fn fixes(&self, name: &str) -> bool {
+        let name = name.replace('-', "_").to_ascii_lowercase();
+        SET_AT_START.contains(&name.as_str()) || self.settings.iter().any(|setting| setting.name == name)
+    }
+}
+
 /// What is known of where the server will run.
 pub(super) struct Surroundings<'a> {
     pub(super) major: PgMajor,
@@ -249,6 +279,19 @@ mod tests {
             assert_eq!(has(major, "archive_library"), major >= PgMajor::V15);
             assert_eq!(has(major, "promote_trigger_file"), major <= PgMajor::V15);
         }
+    }
+
+    #[test]
+    fn no_spelling_of_a_name_gets_through_the_fence() {
+        let settings = fixed(PgMajor::V17).into_iter().map(|(name, value)| setting(name, value)).collect();
+        let isolation = Isolation { settings, notes: Vec::new() };
+        for name in ["archive_mode", "Archive-Mode", "listen-addresses", "LISTEN_ADDRESSES"] {
+            assert!(isolation.fixes(name), "{name}");
+        }
+        for name in ["unix_socket_directories", "unix-socket_directories", "data-directory", "port"] {
+            assert!(isolation.fixes(name), "{name}");
+        }
+        assert!(!isolation.fixes("work_mem") && !isolation.fixes("shared-buffers"));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -149,8 +150,10 @@ impl Place {
     fn make_directory(&self, path: &Path) -> Result<()> {
         let made = DirBuilder::new().mode(0o700).create(path);
         made.map_err(|source| EngineError::local("make", path, source))?;
-        // Whatever the mask says: PostgreSQL takes no other mode.
-        std::fs::set_permissions(path, Permissions::from_mode(0o700))
+        // Whatever the mask says: PostgreSQL takes no other mode. By the open directory, because the server's account may
+        // put a link in its place, which root would follow.
+        open_directory(path)
+            .and_then(|made| made.set_permissions(Permissions::from_mode(0o700)))
             .map_err(|source| EngineError::local("change the mode of", path, source))?;
         self.give_away(path)
     }
@@ -169,7 +172,7 @@ impl Place {
 
     fn clear(&mut self) -> Result<()> {
         let Some(lock) = self.lock.take() else { return Ok(()) };
-        let removed = clear(&self.path);
+        let removed = clear(&self.path, &lock);
         drop(lock);
         removed
     }
@@ -214,11 +217,32 @@ const SOCKET_DIRECTORY: &str = "s";
 const STATE_DIRECTORY: &str = "state";
 const TABLESPACES_DIRECTORY: &str = "tablespaces";
 
+/// Opens a directory, and nothing that a link leads to.
+fn open_directory(path: &Path) -> std::io::Result<File> {
+    let flags = nix::libc::O_NOFOLLOW | nix::libc::O_DIRECTORY;
+    OpenOptions::new().read(true).custom_flags(flags).open(path)
+}
+
+/// The drill's directory, held open, and a path by which it is reached whatever is put in its place meanwhile. It is the
+/// drill's if the marker in it is the one that is locked: a drill of root's lies in a directory of the server's account.
+fn hold(path: &Path, lock: &File) -> std::io::Result<(File, PathBuf)> {
+    let held = open_directory(path)?;
+    let by_number = PathBuf::from(format!("/proc/self/fd/{}", held.as_raw_fd()));
+    let reached = if by_number.is_dir() { by_number } else { path.to_owned() };
+    let (marker, locked) = (std::fs::symlink_metadata(reached.join(MARKER))?, lock.metadata()?);
+    if (marker.dev(), marker.ino()) != (locked.dev(), locked.ino()) {
+        return Err(std::io::Error::other("it is not the directory that the drill has made"));
+    }
+    Ok((held, reached))
+}
+
 /// Ends what runs in a drill's directory and removes it, the marker last.
-fn clear(path: &Path) -> Result<()> {
+fn clear(path: &Path, lock: &File) -> Result<()> {
     end_server_of(&path.join(DATA_DIRECTORY), None);
+    let held = hold(path, lock).map_err(|source| EngineError::local("remove", path, source));
+    let (_held, reached) = held?;
     for tries in 1.. {
-        match remove_contents(path).and_then(|()| std::fs::remove_dir(path)) {
+        match remove_contents(&reached).and_then(|()| std::fs::remove_dir(path)) {
             Ok(()) => break,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => break,
             Err(source) if tries >= REMOVAL_TRIES => return Err(EngineError::local("remove", path, source)),
@@ -302,7 +326,7 @@ pub(super) fn sweep(base: &Path) -> Vec<String> {
         }
         let path = entry.path();
         let Some(lock) = abandoned(&path) else { continue };
-        match clear(&path) {
+        match clear(&path, &lock) {
             Ok(()) => told.push(format!("removed what an earlier drill had left: {}", path.display())),
             Err(error) => told.push(format!("what an earlier drill has left could not be removed: {error}")),
         }
@@ -370,6 +394,28 @@ mod tests {
         assert!(!dead.is_dir() && foreign.is_dir() && other.is_dir() && living.data().is_dir());
         drop(living);
         assert_eq!(sweep(&base.path().join("absent")), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_was_put_in_the_place_of_a_drill_is_left_alone() {
+        // A link, and a directory with a marker that is another one.
+        for is_link in [true, false] {
+            let base = tempfile::tempdir().unwrap();
+            let (elsewhere, moved) = (base.path().join("elsewhere"), base.path().join("moved"));
+            std::fs::create_dir(&elsewhere).unwrap();
+            std::fs::write(elsewhere.join("kept"), b"").unwrap();
+            std::fs::write(elsewhere.join(MARKER), b"").unwrap();
+            let place = make(base.path());
+            let path = place.path.clone();
+            std::fs::rename(&path, &moved).unwrap();
+            if is_link {
+                std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
+            } else {
+                std::fs::rename(&elsewhere, &path).unwrap();
+            }
+            assert!(place.remove().is_err());
+            assert!(path.join("kept").is_file() && moved.join(DATA_DIRECTORY).is_dir());
+        }
     }
 
     #[test]

@@ -21,7 +21,7 @@ use super::isolation::{self, PORT, Surroundings};
 use super::place::{Place, end_server_of, sweep};
 use super::request::DrillRequest;
 use super::session::Door;
-use super::times::LogTimes;
+use super::times::{LogTimes, open_log};
 use super::watchdog::Watchdog;
 use crate::agent::{Spool, client};
 use crate::catalog::load_overview;
@@ -224,7 +224,7 @@ impl<'a> Run<'a> {
         let clock_at_start = Instant::now();
         let reached = server.wait_for_target(started).await.map_err(without_advice)?;
         let roles = self.roles(owner);
-        let door = Door::find(&self.place()?.socket(), &roles, self.deadline).await?;
+        let door = Door::find(&self.place()?.socket(), &roles, &options.settings, self.deadline).await?;
         self.note_stop(&plan, &reached, &door).await?;
         if reached.state == ServerState::Paused {
             self.begin("promote");
@@ -474,8 +474,7 @@ impl<'a> Run<'a> {
         };
         let mut isolated = isolation::isolate(&around);
         // What keeps the server to itself is not up for change.
-        let fixed = |name: &str| isolated.settings.iter().any(|one| one.name.eq_ignore_ascii_case(name));
-        if let Some(refused) = self.request.settings.iter().find(|asked| fixed(&asked.name)) {
+        if let Some(refused) = self.request.settings.iter().find(|asked| isolated.fixes(&asked.name)) {
             let message =
                 format!("a drill sets this itself, to keep the server to itself name={}", refused.name);
             return Err(EngineError::failed(ErrorKind::Config, message));
@@ -708,7 +707,7 @@ fn without_advice(error: EngineError) -> EngineError {
 fn keep_log(log: &Path, kept: &Path) -> std::io::Result<Option<PathBuf>> {
     use std::io::{Read, Seek, SeekFrom, Write};
     use std::os::unix::fs::OpenOptionsExt;
-    let mut source = match std::fs::File::open(log) {
+    let mut source = match open_log(log) {
         Ok(source) => source,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_postgres::{Client, Config, NoTls, Row};
-use walden_core::ErrorKind;
+use walden_core::{ErrorKind, Setting};
 
 use super::isolation::PORT;
 use crate::error::{EngineError, Result};
+use crate::restore::options_of_sessions;
 
 /// How long one connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
@@ -18,6 +19,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 pub(super) struct Door {
     pub(super) socket: PathBuf,
     pub(super) role: String,
+    /// What every session is told about logins: see [`options_of_sessions`].
+    pub(super) options: String,
     /// When everything must be over.
     pub(super) deadline: Instant,
 }
@@ -40,10 +43,16 @@ impl Door {
     ///
     /// # Errors
     /// Of kind `postgres` when none is.
-    pub(super) async fn find(socket: &Path, roles: &[String], deadline: Instant) -> Result<Self> {
+    pub(super) async fn find(
+        socket: &Path,
+        roles: &[String],
+        settings: &[Setting],
+        deadline: Instant,
+    ) -> Result<Self> {
         let mut refused = Vec::new();
         for role in roles {
-            let door = Self { socket: socket.to_owned(), role: role.clone(), deadline };
+            let (socket, options) = (socket.to_owned(), options_of_sessions(settings));
+            let door = Self { socket, role: role.clone(), options, deadline };
             match door.open("postgres", true).await {
                 Ok(session) => {
                     let question = "SELECT usesuper FROM pg_catalog.pg_user WHERE usename = current_user";
@@ -67,7 +76,8 @@ impl Door {
         config.host_path(&self.socket).port(PORT).user(&self.role).dbname(database);
         config.connect_timeout(CONNECT_TIMEOUT).application_name("walden drill");
         let read_only = if reads_only { "on" } else { "off" };
-        config.options(format!("-c default_transaction_read_only={read_only} -c timezone=UTC"));
+        let options = &self.options;
+        config.options(format!("-c default_transaction_read_only={read_only} -c timezone=UTC {options}"));
         let (client, connection) = config.connect(NoTls).await.map_err(|error| Said::of(&error))?;
         tokio::spawn(connection);
         Ok(Session { client, deadline: self.deadline })

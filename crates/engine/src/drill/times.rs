@@ -4,8 +4,9 @@
 //! (`src/backend/access/transam/xlogrecovery.c`, before 15 `xlog.c`; `src/backend/postmaster/postmaster.c`).
 
 use std::collections::VecDeque;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 /// Lines kept of a log.
@@ -30,10 +31,22 @@ pub(super) struct LogTimes {
     pub(super) tail: Vec<String>,
 }
 
+/// Opens a log. It lies in a directory of the server's account, which must not lead root to another file.
+pub(super) fn open_log(path: &Path) -> std::io::Result<File> {
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK)
+        .open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(std::io::Error::other("it is no file"));
+    }
+    Ok(file)
+}
+
 impl LogTimes {
     /// Reads a log; what can't be read says nothing.
     pub(super) fn read(path: &Path) -> Self {
-        let Ok(file) = File::open(path) else { return Self::default() };
+        let Ok(file) = open_log(path) else { return Self::default() };
         Self::of(BufReader::new(file.take(LOG_BYTES_MAX)))
     }
 
@@ -110,6 +123,16 @@ mod tests {
         let times = LogTimes::of(log.as_bytes());
         assert_eq!((times.replayed, times.open), (Some(1.0), Some(6.0)));
         assert_eq!(LogTimes::of(&b"\xff\n\n"[..]).tail.len(), 1);
+    }
+
+    #[test]
+    fn no_link_is_followed_to_another_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let (secret, log) = (directory.path().join("secret"), directory.path().join("log"));
+        std::fs::write(&secret, "1.0 [1] LOG:  x\n").unwrap();
+        std::os::unix::fs::symlink(&secret, &log).unwrap();
+        assert_eq!(LogTimes::read(&secret).tail.len(), 1);
+        assert_eq!(LogTimes::read(&log), LogTimes::default());
     }
 
     #[test]

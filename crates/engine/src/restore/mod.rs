@@ -36,12 +36,12 @@ use std::path::PathBuf;
 use walden_core::{ErrorKind, RecoveryPlan};
 
 pub use archiving::{PushCommand, configured_push};
+pub(crate) use owner::{Owner, user_name};
 pub use report::{
     RestoreReport, RestoredLink, RestoredOwner, RestoredTablespace, ServerState, StartReport, StopCheck,
     StopOutcome,
 };
-pub(crate) use owner::{Owner, user_name};
-pub(crate) use start::{Process, Programs, Server, find_programs};
+pub(crate) use start::{Process, Programs, Server, find_programs, options_of_sessions};
 
 pub use request::{ArchiveMode, RestoreRequest, START_TIMEOUT, StartOptions, TablespaceMapping};
 

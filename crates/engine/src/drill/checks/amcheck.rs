@@ -46,6 +46,7 @@ async fn by_program(
         command.uid(owner.uid.as_raw()).gid(owner.gid.as_raw());
     }
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command.env("PGOPTIONS", &questions.door.options);
     command.env("LC_ALL", "C").current_dir(&questions.door.socket);
     let mut child = command.spawn().map_err(failed)?;
     let read = |pipe: Option<Box<dyn tokio::io::AsyncRead + Unpin + Send>>| async move {

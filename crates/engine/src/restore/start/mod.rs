@@ -21,6 +21,7 @@ use walden_core::{ErrorKind, RecoveryAction, RecoveryPlan, RecoveryTarget};
 use walden_pg::{ArchiveFileName, ClusterState, Lsn, TimelineHistory, TimelineId};
 
 use self::log::{Log, PORT_TAKEN, explain};
+pub(crate) use self::observe::options_of_sessions;
 use self::observe::{Answer, PidFile, Questioner};
 pub(crate) use self::process::Process;
 pub(crate) use self::programs::{Programs, find_programs};
@@ -102,7 +103,8 @@ impl Server<'_> {
             users.push("postgres".to_owned());
             users.dedup();
         }
-        let mut questioner = Questioner::new(self.plan.incarnation.major, users);
+        let mut questioner =
+            Questioner::new(self.plan.incarnation.major, users, options_of_sessions(&self.options.settings));
         let pid = process.id();
         self.ctx.progress.begin("replaying WAL", Unit::Count, self.plan.segments.count);
         let outcome = self.wait(&process, &mut log, &mut questioner, started).await;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config, NoTls};
+use walden_core::Setting;
 use walden_pg::{Lsn, PgMajor, TimelineId};
 
 use crate::fs::read_if_present;
@@ -60,14 +61,32 @@ pub(super) struct Answer {
 pub(super) struct Questioner {
     major: PgMajor,
     users: Vec<String>,
+    /// Options of its sessions.
+    options: String,
     client: Option<Client>,
     /// Why nobody of us is let in; then the log alone is followed.
     pub(super) refused: Option<String>,
 }
 
+/// Settings of the server's command line that a role or a database may have values of its own for, which win over it; and
+/// which load or run what the source's owner wanted at every login.
+const OF_LOGINS: [&str; 3] = ["session_preload_libraries", "local_preload_libraries", "event_triggers"];
+
+/// The options of a session that make these settings hold for it, too: a client's word wins over a role's
+/// (`GucSource` in `src/include/utils/guc.h`).
+pub(crate) fn options_of_sessions(settings: &[Setting]) -> String {
+    let of_logins = settings.iter().filter(|setting| {
+        let plain = |character: char| character.is_ascii_alphanumeric() || "_,$/.".contains(character);
+        OF_LOGINS.contains(&setting.name.as_str()) && setting.value.chars().all(plain)
+    });
+    let options: Vec<String> =
+        of_logins.map(|setting| format!("-c {}={}", setting.name, setting.value)).collect();
+    options.join(" ")
+}
+
 impl Questioner {
-    pub(super) fn new(major: PgMajor, users: Vec<String>) -> Self {
-        Self { major, users, client: None, refused: None }
+    pub(super) fn new(major: PgMajor, users: Vec<String>, options: String) -> Self {
+        Self { major, users, options, client: None, refused: None }
     }
 
     /// The role that was let in, or the first that would be tried.
@@ -122,6 +141,9 @@ impl Questioner {
             let mut config = Config::new();
             config.host_path(directory).port(port).user(&user).dbname("postgres");
             config.connect_timeout(CONNECT_TIMEOUT).application_name("walden restore");
+            if !self.options.is_empty() {
+                config.options(&self.options);
+            }
             if let Ok(password) = std::env::var("PGPASSWORD") {
                 config.password(password);
             }
@@ -180,6 +202,19 @@ fn question(major: PgMajor) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_not_to_run_at_logins_is_said_in_every_session() {
+        let setting = |name: &str, value: &str| Setting { name: name.to_owned(), value: value.to_owned() };
+        let settings = [
+            setting("archive_mode", "off"),
+            setting("session_preload_libraries", ""),
+            setting("local_preload_libraries", "a b"),
+            setting("event_triggers", "off"),
+        ];
+        assert_eq!(options_of_sessions(&settings), "-c session_preload_libraries= -c event_triggers=off");
+        assert_eq!(options_of_sessions(&settings[..1]), "");
+    }
 
     #[test]
     fn the_pid_file_is_read_as_it_grows() {

@@ -31,10 +31,7 @@ impl Programs {
 ///
 /// # Errors
 /// Of kind `config` when a start was asked for and they are not there.
-pub(crate) fn find_programs(
-    major: PgMajor,
-    start: Option<&StartOptions>,
-) -> Result<Option<Programs>> {
+pub(crate) fn find_programs(major: PgMajor, start: Option<&StartOptions>) -> Result<Option<Programs>> {
     if let Some(directory) = start.and_then(|start| start.bin_directory.as_deref()) {
         return match major_of(directory) {
             Some(found) if found == major.to_string() => {
