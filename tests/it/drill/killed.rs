@@ -12,7 +12,7 @@ use walden_testkit::postgres::ClientPrograms;
 
 use super::Bench;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 fn wait_for<T>(what: &str, look: impl Fn() -> Option<T>) -> T {
     let begun = Instant::now();
@@ -80,7 +80,7 @@ fn what_a_killed_drill_leaves_the_next_one_removes() {
     let said = String::from_utf8_lossy(&next.stderr).into_owned();
     assert!(next.status.success(), "{said}");
     assert!(said.contains("removed what an earlier drill had left"), "{said}");
-    assert_eq!(bench.directories(), [own.clone()]);
+    assert_eq!(bench.directories(), std::slice::from_ref(&own));
     assert_eq!(std::fs::read_to_string(own.join("notes")).unwrap(), "mine");
 }
 

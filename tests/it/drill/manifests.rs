@@ -52,7 +52,9 @@ fn all<'a>(value: &'a Value, found: &mut Vec<&'a Value>) {
 
 fn everything(documents: &[Value]) -> Vec<&Value> {
     let mut found = Vec::new();
-    documents.iter().for_each(|document| all(document, &mut found));
+    for document in documents {
+        all(document, &mut found);
+    }
     found
 }
 
@@ -60,7 +62,7 @@ fn pods(documents: &[Value]) -> Vec<&Value> {
     everything(documents).into_iter().filter(|value| value["containers"].is_array()).collect()
 }
 
-fn containers<'a>(pod: &'a Value) -> impl Iterator<Item = &'a Value> {
+fn containers(pod: &Value) -> impl Iterator<Item = &Value> {
     let of = |name: &str| pod[name].as_array().map_or(&[][..], Vec::as_slice);
     of("initContainers").iter().chain(of("containers"))
 }

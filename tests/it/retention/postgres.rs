@@ -107,7 +107,7 @@ fn pins_and_names(history: &History) {
     walden.json(&["backup", "unpin", second]);
     let report = walden.json(&["backup", "delete", "--yes", second]);
     assert_eq!(report["plan"]["asked"][0], second.as_str());
-    assert_eq!(history.listed(), [third.clone()]);
+    assert_eq!(history.listed(), std::slice::from_ref(third));
     assert_eq!(walden.fails(30, &["backup", "delete", "--yes", third])["kind"], "must_stay");
     assert_eq!(walden.fails(11, &["backup", "delete", "--yes", second])["kind"], "not_found");
     let last = &history.marks[2][2];
@@ -135,7 +135,9 @@ fn of_two_runs_at_once_one_removes_and_locks_are_no_failure() {
         runs.drain(..).map(|run| run.wait_with_output().unwrap().status.code().unwrap()).collect();
     assert!(codes.contains(&0) && codes.iter().all(|code| [0, 29, 30].contains(code)), "{codes:?}");
     assert_eq!(history.listed(), history.backups[1..]);
-    assert!(server.object_file(&format!("repo/main/{}", key_of(&server, &manifest))).exists());
+    assert!(
+        std::fs::metadata(server.object_file(&format!("repo/main/{}", key_of(&server, &manifest)))).is_ok()
+    );
     let log = walden.json(&["retention", "log"]);
     let locked = |run: &Value| run["done"]["locked_objects"].as_u64().unwrap_or(0);
     assert!(log.as_array().unwrap().iter().any(|run| locked(run) == 1), "{log}");
