@@ -56,6 +56,8 @@ impl Record {
     pub(crate) fn new(tool: &str, what: &str, round: usize, count: usize, outcome: &Outcome) -> Self {
         #[expect(clippy::cast_precision_loss, reason = "figures for people")]
         let (each, bytes) = (count.max(1) as f64, |bytes: u64| bytes as f64 / MIB);
+        #[expect(clippy::cast_precision_loss, reason = "figures for people")]
+        let timed = outcome.calls_ms.len().max(1) as f64;
         let moves = !matches!(what, "replay" | "absent" | "acked" | "start");
         let all = outcome.calls_ms.as_slice();
         let first = if what == "replay" { FIRST_CALLS.min(all.len() / 2) } else { 0 };
@@ -69,7 +71,7 @@ impl Record {
             mib_per_second: moves.then_some(SEGMENT_MIB * each / outcome.seconds),
             p50_ms: percentile(calls, 50.0).unwrap_or(0.0),
             p99_ms: percentile(calls, 99.0).unwrap_or(0.0),
-            mean_ms: all.iter().sum::<f64>() / all.len().max(1) as f64,
+            mean_ms: all.iter().sum::<f64>() / timed,
             cpu_ms: outcome.usage.cpu_seconds * 1e3 / each,
             largest_rss_mib: bytes(outcome.usage.largest_rss_bytes),
             sum_rss_mib: bytes(outcome.usage.sum_rss_bytes),
