@@ -228,7 +228,9 @@ async fn back_up_slot(world: &World, host: &Host, actor: ActorId, late: bool) {
     let mut dice = world.dice(actor);
     let servers = world.servers();
     // A clone's own WAL may never get in.
-    let (_, server) = dice.of(&servers);
+    let newest = servers.iter().find(|(name, _)| *name == "promoted").or(servers.first());
+    // Of a timeline that was left nobody takes a backup hours later: see what is not covered in docs/reliability.md.
+    let (_, server) = newest.filter(|_| late).unwrap_or_else(|| dice.of(&servers));
     let slot = if late { server.slots.last().unwrap() } else { dice.of(&server.slots) }.clone();
     let stop = *dice.of(&slot.stops);
     make_data_directory(&host.data, Some(&slot));
@@ -268,7 +270,9 @@ pub(crate) async fn read_catalog(world: &World, host: &Host, actor: ActorId) {
         let acked = world.model.all_acked();
         let read = match dice.below(4) {
             0 => load_snapshot(&ctx, &record).await.map(|snapshot| {
-                for stray in &snapshot.strays {
+                // Where bits flip, one may flip in both of the two reads after which an object counts as damaged.
+                let strays = snapshot.strays.iter().filter(|_| world.cast.faults.wrong_bytes == 0);
+                for stray in strays {
                     world.model.broken(format!("the catalog finds a stray {stray:?}"));
                 }
                 for name in acked.keys().filter(|_| world.cast.faults.stale_list == 0) {
