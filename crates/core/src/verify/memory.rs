@@ -154,12 +154,14 @@ impl ProofMemory {
         let Some(excess) = self.proofs.len().checked_sub(max).filter(|excess| *excess > 0) else { return };
         let mut times: Vec<u32> =
             self.proofs.values().map(|proof| proof.hash_at.max(proof.deep_at)).collect();
-        let (_, limit, _) = times.select_nth_unstable(excess - 1);
+        let (older, limit, _) = times.select_nth_unstable(excess - 1);
         let limit = *limit;
-        let mut left = excess;
+        // Of those that are as old as the limit only as many as it takes; all that are older go.
+        let mut left = excess - older.iter().filter(|time| **time < limit).count();
         self.proofs.retain(|_, proof| {
-            let goes = left > 0 && proof.hash_at.max(proof.deep_at) <= limit;
-            left -= usize::from(goes);
+            let time = proof.hash_at.max(proof.deep_at);
+            let goes = time < limit || (time == limit && left > 0);
+            left -= usize::from(goes && time == limit);
             !goes
         });
     }

@@ -181,7 +181,7 @@ pub fn plan_verify(
         if !object.subject.is_small() {
             large_bytes = large_bytes.saturating_add(object.bytes);
         }
-        let proven = proven_at(memory, object, request.level);
+        let proven = proven_at(memory, object, request.level, now);
         if proven.zip(fresh_from).is_some_and(|(at, from)| at >= from) {
             plan.fresh.add(object.bytes);
             continue;
@@ -228,8 +228,10 @@ fn fresh_from(request: &VerifyRequest, now: Timestamp) -> Option<u32> {
     Some(u32::try_from(now.as_second().saturating_sub(age).max(1)).unwrap_or(u32::MAX))
 }
 
-fn proven_at(memory: &ProofMemory, object: &VerifyObject, level: VerifyLevel) -> Option<u32> {
-    memory.get(object.id, object.fingerprint)?.at(level)
+/// When an object was proven. A proof of the future is none: the clock was wrong, and nobody knows how old it is.
+fn proven_at(memory: &ProofMemory, object: &VerifyObject, level: VerifyLevel, now: Timestamp) -> Option<u32> {
+    let at = memory.get(object.id, object.fingerprint)?.at(level)?;
+    (i64::from(at) <= now.as_second()).then_some(at)
 }
 
 fn is_in_scope(inventory: &VerifyInventory, scope: &VerifyScope, object: &VerifyObject) -> bool {

@@ -128,3 +128,40 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_proof_of_the_future_keeps_nothing_from_being_read() {
+    let object = |number: u8| VerifyObject {
+        subject: Subject::CommitRecord(u32::from(number)),
+        bytes: 1,
+        written: 0,
+        fingerprint: 1,
+        id: id(number),
+    };
+    let backups = [0, 1].map(|salt| crate::layout::BackupId::new(at(0), salt)).to_vec();
+    let inventory = VerifyInventory { backups, objects: vec![object(0), object(1)] };
+    let mut memory = ProofMemory::default();
+    memory.prove(id(0), 1, VerifyLevel::Hash, at(10));
+    // By a clock that was ahead.
+    memory.prove(id(1), 1, VerifyLevel::Hash, at(1000));
+    let request = VerifyRequest {
+        level: VerifyLevel::Hash,
+        scope: VerifyScope::everything(),
+        sample: None,
+        max_bytes: None,
+        max_age: Some(std::time::Duration::from_secs(100)),
+    };
+    let plan = plan_verify(&inventory, &memory, &request, at(20));
+    assert_eq!((plan.items, plan.fresh.objects), (vec![1], 1));
+}
+
+#[test]
+fn none_that_is_older_stays_when_one_of_equally_old_ones_goes() {
+    let mut memory = ProofMemory::default();
+    for number in 0..20 {
+        memory.prove(id(number), 1, VerifyLevel::Hash, at(999));
+    }
+    memory.prove(id(20), 1, VerifyLevel::Hash, at(0));
+    memory.shrink_to(1);
+    assert!(memory.len() == 1 && memory.get(id(20), 1).is_none());
+}
