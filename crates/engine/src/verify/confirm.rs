@@ -1,10 +1,10 @@
 //! Looking again before something is called missing.
 
 use walden_core::{
-    Finding, FindingKind, FindingVerdict, IncarnationLayout, IncarnationRecord, ProofId, Subject,
-    VerifyObject,
+    CatalogSnapshot, Finding, FindingKind, FindingVerdict, IncarnationLayout, IncarnationRecord, ProofId,
+    Subject, VerifyObject, wal_within,
 };
-use walden_pg::ArchiveFileName;
+use walden_pg::{ArchiveFileName, SegmentId};
 
 use super::inventory::Listing;
 use super::objects::Objects;
@@ -92,11 +92,26 @@ fn is_listed(
     }
 }
 
+/// Whether a finished backup waited for the segment, and has no other of this number. It goes after the backup's record.
+fn is_within_backup(snapshot: &CatalogSnapshot, id: SegmentId) -> bool {
+    snapshot.backups.iter().any(|backup| {
+        wal_within(backup)
+            .into_iter()
+            .any(|(timeline, first, last)| timeline == id.timeline && (first..=last).contains(&id.number))
+            && ![backup.timeline, backup.stop_timeline]
+                .into_iter()
+                .any(|timeline| snapshot.has_segment(SegmentId::new(timeline, id.number)))
+    })
+}
+
 /// Whether the catalog, looked at again, counts on an object that is not there.
 fn is_needed(listing: &Listing, objects: &Objects, subject: Subject) -> bool {
     let snapshot = &listing.snapshot;
     match subject {
         Subject::Segment(id) => {
+            if is_within_backup(snapshot, id) {
+                return true;
+            }
             let Some(runs) = snapshot.segments.get(&id.timeline) else { return false };
             // Retention takes the oldest ones, and the ones between backups; those are told as gaps, or are none.
             let newest = runs.last().map(walden_core::SegmentRun::last);

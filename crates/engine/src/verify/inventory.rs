@@ -72,6 +72,21 @@ pub(super) struct Listing {
 }
 
 impl Listing {
+    /// Nothing was listed yet.
+    pub(super) fn empty(snapshot: CatalogSnapshot) -> Self {
+        Self {
+            snapshot,
+            backups: BTreeMap::new(),
+            objects: Vec::new(),
+            foreign: Vec::new(),
+            foreign_count: 0,
+            object_count: 0,
+            bytes: 0,
+            has_marker: false,
+            once_finished: BTreeSet::new(),
+        }
+    }
+
     /// Lists everything and reads the small records.
     ///
     /// # Errors
@@ -81,17 +96,7 @@ impl Listing {
         incarnation: &IncarnationRecord,
         layout: &IncarnationLayout,
     ) -> Result<Self> {
-        let mut listing = Self {
-            snapshot: CatalogSnapshot::new(incarnation.clone()),
-            backups: BTreeMap::new(),
-            objects: Vec::new(),
-            foreign: Vec::new(),
-            foreign_count: 0,
-            object_count: 0,
-            bytes: 0,
-            has_marker: false,
-            once_finished: BTreeSet::new(),
-        };
+        let mut listing = Self::empty(CatalogSnapshot::new(incarnation.clone()));
         let stream = ctx.store.list(&layout.prefix(), &ctx.listing_budget());
         let mut stream = std::pin::pin!(stream);
         while let Some(object) = stream.try_next().await? {
@@ -109,7 +114,7 @@ impl Listing {
         Ok(listing)
     }
 
-    fn add(&mut self, layout: &IncarnationLayout, object: &Listed) {
+    pub(super) fn add(&mut self, layout: &IncarnationLayout, object: &Listed) {
         self.object_count += 1;
         self.bytes = self.bytes.saturating_add(object.bytes);
         let meta = Meta::of(object);
@@ -241,12 +246,16 @@ fn add_backup_objects(
     }
     let (Some(manifest), VerifyLevel::Deep) = (listed.manifest, level) else { return };
     let parts = backup_parts(record.bytes);
+    // A pack that was written anew may hold something else, and which part reads it only the manifest says.
+    let packs = listed.packs.iter().fold(record.stored_bytes, |all, (number, meta)| {
+        (all ^ meta.fingerprint ^ u64::from(*number)).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29)
+    });
     for number in 0..parts {
         objects.push(VerifyObject {
             subject: Subject::Part(at, number),
             bytes: record.stored_bytes / u64::from(parts),
             written: listed.commit.map_or(manifest.written, |commit| commit.written),
-            fingerprint: manifest.fingerprint ^ record.stored_bytes,
+            fingerprint: manifest.fingerprint ^ packs,
             id: ProofId::of(&format!("{}files/{number}", layout.prefix())),
         });
     }

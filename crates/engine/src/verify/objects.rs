@@ -68,6 +68,8 @@ pub(super) struct Wanted {
     max_plain_bytes: u64,
     /// The segment, for its place in the WAL.
     segment: Option<SegmentId>,
+    /// The SHA-256 of the plain bytes that another record is bound to.
+    plain_sha256: Option<String>,
 }
 
 impl Objects {
@@ -85,10 +87,11 @@ impl Objects {
             kind,
             max_plain_bytes,
             segment,
+            plain_sha256: None,
         };
         let of_backup = |key: ObjectKey, kind, max_plain_bytes| {
             let name = key.as_str().rsplit('/').next().unwrap_or_default().to_owned();
-            Wanted { key, name, kind, max_plain_bytes, segment: None }
+            Wanted { key, name, kind, max_plain_bytes, segment: None, plain_sha256: None }
         };
         Some(match subject {
             Subject::Segment(id) => {
@@ -104,12 +107,15 @@ impl Objects {
             Subject::Manifest(backup) => {
                 let record = self.record(backup)?;
                 let key = self.layout.backup(&record.id).manifest();
-                of_backup(key, ObjectKind::Manifest, record.manifest.plain_bytes)
+                let plain_sha256 = Some(record.manifest.plain_sha256.clone());
+                Wanted { plain_sha256, ..of_backup(key, ObjectKind::Manifest, record.manifest.plain_bytes) }
             }
             Subject::Names(backup) => {
                 let record = self.record(backup)?;
                 let plain = record.names.as_ref().map_or(SMALL_BYTES_MAX, |names| names.plain_bytes);
-                of_backup(self.layout.backup(&record.id).names(), ObjectKind::Names, plain)
+                let key = self.layout.backup(&record.id).names();
+                let plain_sha256 = record.names.as_ref().map(|names| names.plain_sha256.clone());
+                Wanted { plain_sha256, ..of_backup(key, ObjectKind::Names, plain) }
             }
             Subject::Pack(backup, number) => {
                 let record = self.record(backup)?;
@@ -121,6 +127,7 @@ impl Objects {
                 kind: ObjectKind::Rollup,
                 max_plain_bytes: SMALL_BYTES_MAX,
                 segment: None,
+                plain_sha256: None,
             },
             Subject::BackupRollup => Wanted {
                 key: self.layout.backup_rollup().key().clone(),
@@ -128,6 +135,7 @@ impl Objects {
                 kind: ObjectKind::BackupRollup,
                 max_plain_bytes: SMALL_BYTES_MAX,
                 segment: None,
+                plain_sha256: None,
             },
             Subject::CommitRecord(_) | Subject::Part(..) => return None,
         })
@@ -252,6 +260,11 @@ impl Objects {
         }
         if header.kind != wanted.kind {
             let message = format!("its header says that it is a {:?}", header.kind);
+            return Some(damaged(FindingKind::WrongObject, &wanted.key, message));
+        }
+        // The contents were compared with the header's hash; whether they are the right ones the commit record says.
+        if wanted.plain_sha256.is_some() && header.plain_sha256 != wanted.plain_sha256 {
+            let message = "it is whole, and not the one that the backup's commit record tells of";
             return Some(damaged(FindingKind::WrongObject, &wanted.key, message));
         }
         let size = self.snapshot.incarnation.segment_size;

@@ -71,7 +71,9 @@ pub(super) async fn prove_parts(work: &Work, number: u32, parts: &[VerifyObject]
     let mut backup = Backup { work, number, record, page_bytes: 8192, relation_segment_blocks: 131_072 };
     let key = work.objects.layout.backup(&record.id).manifest();
     if !work.state.reserve(record.manifest.object_bytes) {
-        parts.iter().for_each(|part| work.state.note_over_budget(part));
+        for part in parts {
+            work.state.note_over_budget(part);
+        }
         return;
     }
     let mut manifest = StoredManifest::of(record, key.clone());
@@ -303,7 +305,10 @@ impl Backup<'_> {
 
     async fn read_part(&self, part: &VerifyObject, tasks: Vec<Task>, early: Vec<Finding>, jobs: usize) {
         if !self.work.state.reserve(part.bytes) {
-            if !self.work.state.is_stopped() {
+            if early.iter().any(Finding::is_harm) {
+                // Known without reading more.
+                self.settle(part, early, false);
+            } else if !self.work.state.is_stopped() {
                 self.work.state.note_over_budget(part);
             }
             return;
@@ -391,6 +396,7 @@ impl Backup<'_> {
             next: 0,
             waiting: BTreeMap::new(),
             lost: false,
+            short: false,
             pages: first_block.map(|first_block| Pages {
                 first_block,
                 page_bytes: self.page_bytes.max(1),
@@ -433,7 +439,14 @@ impl Backup<'_> {
             let (asked, key_of_pack, planned) = (read.clone(), key.clone(), files.to_vec());
             let opened =
                 tokio::task::spawn_blocking(move || open_frames(&asked, &stored, &key_of_pack, &planned));
-            let Ok((frames, findings)) = opened.await else { return (none(), Vec::new(), false) };
+            let (frames, findings) = match opened.await {
+                Ok(opened) => opened,
+                Err(error) => {
+                    let (verdict, kind) = (FindingVerdict::NotProven, FindingKind::StoreError);
+                    let message = format!("a worker ended: {error}");
+                    return (none(), vec![Finding::new(verdict, kind, key.as_str(), message)], false);
+                }
+            };
             if findings.is_empty() || tries > 1 {
                 return (frames, findings, false);
             }
@@ -461,13 +474,17 @@ impl Backup<'_> {
 
     /// What a file turned out to be.
     fn finish(&self, file: &PlannedFile, mut open: OpenFile, keeps: bool) -> (Vec<Finding>, Vec<u8>) {
-        if open.lost {
-            return (Vec::new(), Vec::new());
-        }
-        open.zeros(file.bytes);
         let mut findings = Vec::new();
         let layout = self.work.objects.layout.backup(&self.record.id);
         let key = file.extents.first().map_or_else(|| layout.manifest(), |extent| self.pack(extent.pack));
+        if open.short {
+            let message = "a frame holds less than the manifest takes from it";
+            findings.push(damaged(FindingKind::FileDiffers, &key, message).of_file(display(&file.path)));
+        }
+        if open.lost {
+            return (findings, Vec::new());
+        }
+        open.zeros(file.bytes);
         let hash: [u8; 32] = open.hash.finalize().into();
         if hash != file.sha256 {
             let message = "the file is not what was backed up: its SHA-256 differs";
@@ -570,6 +587,8 @@ struct OpenFile {
     waiting: BTreeMap<usize, Vec<u8>>,
     /// A part of it could not be had; that is told already.
     lost: bool,
+    /// A frame was good and did not hold what the manifest takes from it; nobody has told that yet.
+    short: bool,
     pages: Option<Pages>,
     kept: Option<Vec<u8>>,
 }
@@ -582,6 +601,7 @@ impl OpenFile {
         let bytes = range.and_then(|(skip, bytes)| plain?.get(skip..)?.get(..bytes));
         let Some(bytes) = bytes else {
             self.lost = true;
+            self.short |= plain.is_some();
             return;
         };
         if self.lost {
@@ -672,5 +692,42 @@ impl Pages {
             }
         }
         self.at = self.at.saturating_add(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use walden_core::Extent;
+
+    use super::*;
+
+    #[test]
+    fn a_good_frame_that_is_too_short_is_not_passed_over() {
+        let extent = Extent { file_offset: 0, bytes: 8, pack: 0, frame_offset: 0, frame_bytes: 20, skip: 4 };
+        let file = PlannedFile {
+            path: b"base/1/1".to_vec(),
+            bytes: 8,
+            mode: 0o600,
+            sha256: [0; 32],
+            extents: vec![extent],
+        };
+        let open = || OpenFile {
+            hash: Sha256::new(),
+            at: 0,
+            next: 0,
+            waiting: BTreeMap::new(),
+            lost: false,
+            short: false,
+            pages: None,
+            kept: None,
+        };
+        let (files, run) = ([file], Run { file: 0, extent: 0 });
+        let (mut short, mut absent, mut whole) = (open(), open(), open());
+        short.take(&files, run, Some(&[0; 11]));
+        assert!(short.lost && short.short);
+        absent.take(&files, run, None);
+        assert!(absent.lost && !absent.short, "that is told already");
+        whole.take(&files, run, Some(&[0; 12]));
+        assert!(!whole.lost && !whole.short && whole.at == 8);
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use walden_core::{
-    ArchiveObject, BackupRecord, Finding, FindingKind, FindingVerdict, IncarnationLayout, Losses,
+    ArchiveObject, BackupId, BackupRecord, Finding, FindingKind, FindingVerdict, IncarnationLayout, Losses,
     VerifyScope, WalScope,
 };
 use walden_pg::{SegmentId, SegmentNumber, TimelineId};
@@ -40,6 +40,7 @@ pub(super) fn presence(
     if scope.wal != WalScope::None {
         found.histories();
         found.gaps(&scope.wal);
+        found.wal_of_backups(&scope.wal);
         found.empty_segments(&scope.wal);
     }
     for (id, backup) in &listing.backups {
@@ -92,10 +93,7 @@ impl Found<'_> {
         }
         // Strays that are no foreign names: records that can't be read.
         for stray in &self.listing.snapshot.strays {
-            let backup = match self.layout.parse(&stray.key) {
-                Some(ArchiveObject::Backup(id)) => id,
-                _ => continue,
-            };
+            let Some(ArchiveObject::Backup(backup)) = self.layout.parse(&stray.key) else { continue };
             // A record of a newer version is told by what reading it said.
             let is_newer = stray.reason.contains("use a newer walden");
             let (verdict, kind) = if is_newer {
@@ -167,14 +165,7 @@ impl Found<'_> {
     fn gap(&mut self, wal: &WalScope, first: SegmentId, last: SegmentNumber, near_end: bool) {
         let size = self.listing.snapshot.incarnation.segment_size;
         let last = SegmentId::new(first.timeline, last);
-        let meant = match wal {
-            WalScope::All => true,
-            WalScope::None => false,
-            WalScope::Ranges(ranges) => ranges.iter().any(|(timeline, begin, end)| {
-                *timeline == first.timeline && *begin <= last.number && first.number <= *end
-            }),
-        };
-        if !meant {
+        if !means(wal, first, last.number) {
             return;
         }
         let count = last.number.get() - first.number.get() + 1;
@@ -201,6 +192,58 @@ impl Found<'_> {
             finding = finding.that_stops_recovery();
             self.losses.missing.insert((first, count));
         }
+        self.add(finding);
+    }
+
+    /// The WAL that every finished backup waited for: without it the backup never becomes consistent. Holes between segments
+    /// are told as gaps; what is missing before the first segment and behind the last one only this shows, and what was
+    /// there when the record was written is not late.
+    fn wal_of_backups(&mut self, wal: &WalScope) {
+        let snapshot = &self.listing.snapshot;
+        let mut missing: BTreeMap<(SegmentId, SegmentNumber), BackupId> = BTreeMap::new();
+        for backup in &snapshot.backups {
+            let timelines: BTreeSet<TimelineId> = [backup.timeline, backup.stop_timeline].into();
+            let runs = timelines.iter().filter_map(|timeline| snapshot.segments.get(timeline)).flatten();
+            let present = runs.map(|run| (run.first.get(), run.last().get())).collect();
+            let size = backup.segment_size;
+            let (first, last) =
+                (size.segment_of(backup.start_lsn), size.last_segment_before(backup.stop_lsn));
+            for (from, to) in holes(present, (first.get(), last.max(first).get())) {
+                let hole =
+                    (SegmentId::new(backup.timeline, SegmentNumber::new(from)), SegmentNumber::new(to));
+                missing.entry(hole).or_insert_with(|| backup.id.clone());
+            }
+        }
+        for ((first, last), backup) in missing {
+            if means(wal, first, last) && !self.is_told(first, last) {
+                self.lost_wal(first, last, &backup);
+            }
+        }
+    }
+
+    /// Whether a stretch lies in one that is told to be missing.
+    fn is_told(&self, first: SegmentId, last: SegmentNumber) -> bool {
+        self.losses.missing.iter().any(|(from, count)| {
+            from.timeline == first.timeline
+                && from.number <= first.number
+                && last.get() - from.number.get() < *count
+        })
+    }
+
+    fn lost_wal(&mut self, first: SegmentId, last: SegmentNumber, backup: &BackupId) {
+        let size = self.listing.snapshot.incarnation.segment_size;
+        let count = last.get() - first.number.get() + 1;
+        let (from, to) = (first.name(size), SegmentId::new(first.timeline, last).name(size));
+        let what = match count {
+            1 => format!("segment {from} is missing"),
+            more => format!("{more} segments are missing, {from} to {to}"),
+        };
+        let message = format!("{what}: backup {backup} can't become consistent without");
+        let key = self.layout.archive_file(walden_pg::ArchiveFileName::Segment(from));
+        let finding = Finding::new(FindingVerdict::Missing, FindingKind::Gap, key.as_str(), message);
+        let mut finding = finding.of_segment(from).of_backup(backup).that_stops_recovery();
+        finding.last_segment = Some(to);
+        self.losses.missing.insert((first, count));
         self.add(finding);
     }
 
@@ -313,7 +356,7 @@ impl Found<'_> {
     }
 
     /// A backup's directory without a usable commit record.
-    fn uncommitted(&mut self, id: &walden_core::BackupId, listed: &BackupListing) {
+    fn uncommitted(&mut self, id: &BackupId, listed: &BackupListing) {
         // What is there and can't be read is told already.
         if listed.commit.is_some() {
             return;
@@ -340,6 +383,33 @@ impl Found<'_> {
     }
 }
 
+/// Whether a stretch of a timeline touches the WAL that is meant.
+fn means(wal: &WalScope, first: SegmentId, last: SegmentNumber) -> bool {
+    match wal {
+        WalScope::All => true,
+        WalScope::None => false,
+        WalScope::Ranges(ranges) => ranges.iter().any(|(timeline, begin, end)| {
+            *timeline == first.timeline && *begin <= last && first.number <= *end
+        }),
+    }
+}
+
+/// What of the numbers from `first` to `last` is in none of the ranges, as ranges.
+fn holes(mut present: Vec<(u64, u64)>, (first, last): (u64, u64)) -> Vec<(u64, u64)> {
+    present.sort_unstable();
+    let (mut next, mut holes) = (first, Vec::new());
+    for (from, to) in present.into_iter().filter(|(from, to)| *to >= first && *from <= last) {
+        if from > next {
+            holes.push((next, from - 1));
+        }
+        next = next.max(to.saturating_add(1));
+    }
+    if next <= last {
+        holes.push((next, last));
+    }
+    holes
+}
+
 /// Of what a first look found, what a second look still finds: archivers, backups and retention may have been at work.
 pub(super) fn still_found(first: Vec<Finding>, second: &[Finding]) -> Vec<Finding> {
     let mut known: BTreeMap<(String, FindingKind), u64> = BTreeMap::new();
@@ -351,3 +421,6 @@ pub(super) fn still_found(first: Vec<Finding>, second: &[Finding]) -> Vec<Findin
         .filter(|finding| !finding.is_harm() || known.contains_key(&(finding.key.clone(), finding.kind)))
         .collect()
 }
+
+#[cfg(test)]
+mod tests;
