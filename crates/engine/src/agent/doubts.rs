@@ -36,7 +36,7 @@ impl Doubts {
     }
 
     /// Takes what the repository says; tells whether it is another thing than before.
-    fn set_repository(&self, doubt: Option<String>) -> bool {
+    fn set_repository(&self, doubt: Option<&String>) -> bool {
         let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let changed = told.repository.as_ref() != doubt;
         told.repository = doubt.cloned();
@@ -79,7 +79,7 @@ pub(super) async fn doubt(status: StatusHandle, options: AgentOptions) {
                 continue;
             }
         };
-        if doubts.set_repository(doubt.clone())
+        if doubts.set_repository(doubt.as_ref())
             && let Some(doubt) = &doubt
         {
             tracing::warn!("{doubt}");
