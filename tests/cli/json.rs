@@ -3,8 +3,8 @@
 use serde::de::DeserializeOwned;
 
 use crate::shapes::{
-    self, Adopt, CatalogRebuild, CatalogShow, Check, ConfigShow, Error, Found, Get, Init, Push, ServerShow, Version, WalIndexRebuild,
-    WalList, WalShow, Window,
+    self, Adopt, CatalogRebuild, CatalogShow, Check, ConfigShow, Error, Found, Get, Init, Push, ServerShow,
+    Version, WalIndexRebuild, WalList, WalShow, Window,
 };
 use crate::support::{Bench, NEXT_SEGMENT, SEGMENT};
 

@@ -57,7 +57,8 @@ pub use pressure::{PressureWatch, WalDirectory, wal_pressure};
 pub use priority::Niceness;
 pub use progress::{NoProgress, Progress, Unit};
 pub use rebuild::{
-    CatalogRebuildReport, Difference, DifferenceKind, RebuildReport, RebuildRequest, catalog_rebuild, index_rebuild,
+    CatalogRebuildReport, Difference, DifferenceKind, RebuildReport, RebuildRequest, catalog_rebuild,
+    index_rebuild,
 };
 pub use server::{
     AdoptReport, ServerReport, adopt, find_incarnation, read_incarnation, read_repository, read_server,
