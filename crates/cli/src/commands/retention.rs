@@ -187,12 +187,23 @@ fn confirm(plan: &RetentionPlan) -> Result<(), Failure> {
         size(plan.removed.bytes)
     );
     crate::printer::ask(&question);
-    let mut answer = String::new();
-    let read = stdin.lock().read_line(&mut answer);
-    match read {
-        Ok(_) if answer.trim() == "yes" => Ok(()),
+    match read_answer()? {
+        Some(answer) if answer.trim() == "yes" => Ok(()),
         _ => Err(Failure::usage("nothing was removed: the answer was not \"yes\"")),
     }
+}
+
+/// A line from the terminal, unless a signal comes first. Signals are caught since the first runtime of this process,
+/// so nobody but a runtime hears them; and a thread of our own reads, because nothing ends a read that waits.
+fn read_answer() -> Result<Option<String>, Failure> {
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        let mut answer = String::new();
+        let read = io::stdin().lock().read_line(&mut answer);
+        // Nobody waits any more after a signal.
+        let _ = sender.send(read.ok().map(|_| answer));
+    });
+    runtime::run(async { Ok(receiver.await.ok().flatten()) })
 }
 
 fn log(session: &Session, arguments: &RetentionLogArgs) -> Result<Exit, Failure> {

@@ -3,11 +3,11 @@
 //! What holds:
 //! - The plan is the planner's, the restore is `walden restore`'s, and where recovery stopped is compared with the plan
 //!   as there. Nothing is made easier for being a drill.
-//! - The drilled server can reach nobody and change nothing outside of its directory ([`isolation`]): no archiving, no
+//! - The drilled server can reach nobody and change nothing outside of its directory (`isolation`): no archiving, no
 //!   address, no other server, no jobs, no tablespace elsewhere.
 //! - The repository is read; the only object that is written is the evidence, once.
 //! - The directory goes with the drill, whatever ends it: an error, a signal, a panic. After `kill -9` a watchdog ends
-//!   the server, and the next drill removes the directory ([`place`]).
+//!   the server, and the next drill removes the directory (`place`).
 //! - What was not looked at is never told as if it had been.
 
 mod checks;

@@ -44,7 +44,9 @@ async fn add_history(bench: &Bench, timeline: u32) {
         writer: record.created_by.clone(),
         wal: None,
     };
-    let text = (1..timeline).map(|parent| format!("{parent}\t{parent}/0\tno reason\n")).collect::<String>();
+    let lines: Vec<String> =
+        (1..timeline).map(|parent| format!("{parent}\t{parent}/0\tno reason\n")).collect();
+    let text = lines.concat();
     let object =
         seal_bytes(CompressionLevel::DEFAULT, IdentityHash::Plain, fields, text.as_bytes(), None).unwrap();
     let key = layout(record.incarnation(), bench).archive_file(name);
@@ -75,7 +77,9 @@ async fn everything_is_counted_in_few_requests_and_what_is_foreign_is_named() {
         format!("{prefix}wal/c"),
         format!("{prefix}drill/d"),
     ];
-    planted.iter().for_each(|key| plant(&bench, key));
+    for key in &planted {
+        plant(&bench, key);
+    }
     let damaged = own.archive_file(ArchiveFileName::History(TimelineId::new(3).unwrap())).to_string();
     plant(&bench, &damaged);
     let before = bench.ctx.store.counters();
