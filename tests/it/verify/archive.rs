@@ -148,7 +148,7 @@ impl Copy {
     }
 
     pub(super) fn verify(&self, arguments: &[&str]) -> Verified {
-        Verified::of(run(&mut self.walden.command(&[&["verify", "--output", "json"], arguments].concat())))
+        Verified::of(&run(&mut self.walden.command(&[&["verify", "--output", "json"], arguments].concat())))
     }
 }
 
@@ -160,9 +160,9 @@ pub(super) struct Verified {
 }
 
 impl Verified {
-    pub(super) fn of(output: Output) -> Self {
+    pub(super) fn of(output: &Output) -> Self {
         let report =
-            serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", describe(&output)));
+            serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", describe(output)));
         Self { code: output.status.code().unwrap(), report }
     }
 

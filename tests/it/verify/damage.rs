@@ -180,7 +180,7 @@ fn inside_segments(archive: &Archive) {
     let (path, changed) = segments[1..segments.len() - 1]
         .iter()
         .find_map(|path| Some((path.clone(), forge::relinked(&forge::open(path).plain)?)))
-        .expect("a segment with a record on its first page");
+        .unwrap();
     let opened = forge::open(&path);
     forge::seal(&path, &opened.header, &changed, Some(&forge::index_of(&opened, &changed)));
     copy.assert_found(

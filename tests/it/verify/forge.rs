@@ -6,8 +6,8 @@ use std::path::Path;
 
 use walden_core::index::{IndexerOptions, SegmentIndex, SegmentIndexer};
 use walden_core::{
-    BackupRecord, ManifestEntry, ObjectHeader, ObjectKind, RecordKind, decode_envelope, decode_header_frame,
-    encode_envelope, encode_header_frame, sha256_hex,
+    BackupRecord, Extent, ManifestEntry, ObjectHeader, ObjectKind, RecordKind, decode_envelope,
+    decode_header_frame, encode_envelope, encode_header_frame, sha256_hex,
 };
 use walden_store::{
     CompressionLevel, Expected, HeaderFields, IdentityHash, Sealer, open_extent, open_index, open_sealed,
@@ -109,14 +109,55 @@ pub(super) fn change_file(
             }
             _ => None,
         })
-        .expect("such a file");
+        .unwrap();
     let own = file.extents[0];
     let pack = backup.join(format!("pack/{:08}.zst", own.pack));
-    let bytes = fs::read(&pack).unwrap();
+    let rewritten = rewrite_pack(&pack, own, &entries, change);
+    for entry in &mut entries {
+        let ManifestEntry::File(other) = entry else { continue };
+        for extent in other.extents.iter_mut().filter(|extent| extent.pack == own.pack) {
+            (extent.frame_offset, extent.frame_bytes) = rewritten.moved[&extent.frame_offset];
+        }
+        if other.path == file.path {
+            other.sha256.clone_from(&rewritten.sha256);
+        }
+    }
+    let text: String = entries.iter().map(|entry| serde_json::to_string(entry).unwrap() + "\n").collect();
+    let before = fs::metadata(&manifest).unwrap().len();
+    seal(&manifest, &opened.header, text.as_bytes(), None);
+    let after = fs::metadata(&manifest).unwrap().len();
+    let commit = backup.join("backup.json");
+    let mut record: BackupRecord = decode_envelope(RecordKind::Backup, &fs::read(&commit).unwrap()).unwrap();
+    record.stored_bytes = record.stored_bytes + rewritten.bytes.1 + after - rewritten.bytes.0 - before;
+    record.manifest.plain_bytes = text.len() as u64;
+    record.manifest.plain_sha256 = sha256_hex(text.as_bytes());
+    record.manifest.object_bytes = after;
+    fs::write(&commit, encode_envelope(RecordKind::Backup, &record).unwrap()).unwrap();
+    file.path.to_string()
+}
+
+/// A pack that was written anew.
+struct Rewritten {
+    /// Where each frame is now, by where it was.
+    moved: BTreeMap<u64, (u64, u64)>,
+    /// The hash of the changed file.
+    sha256: String,
+    /// The object's bytes before and after.
+    bytes: (u64, u64),
+}
+
+/// Changes the bytes of an extent.
+fn rewrite_pack(
+    pack: &Path,
+    own: Extent,
+    entries: &[ManifestEntry],
+    change: impl Fn(&mut [u8]),
+) -> Rewritten {
+    let bytes = fs::read(pack).unwrap();
     let (header, header_bytes) = decode_header_frame(&bytes).unwrap();
     // Every frame of the pack, in order.
     let mut frames: BTreeMap<u64, u64> = BTreeMap::new();
-    for entry in &entries {
+    for entry in entries {
         let ManifestEntry::File(file) = entry else { continue };
         let here = file.extents.iter().filter(|extent| extent.pack == own.pack);
         frames.extend(here.map(|extent| (extent.frame_offset, extent.frame_bytes)));
@@ -156,28 +197,8 @@ pub(super) fn change_file(
     let frame = walden_core::encode_padded_header_frame(&header, header_bytes).unwrap();
     assert!(encode_header_frame(&header).is_ok());
     let pack_bytes = [frame, stored].concat();
-    fs::write(&pack, &pack_bytes).unwrap();
-    for entry in &mut entries {
-        let ManifestEntry::File(other) = entry else { continue };
-        for extent in other.extents.iter_mut().filter(|extent| extent.pack == own.pack) {
-            (extent.frame_offset, extent.frame_bytes) = moved[&extent.frame_offset];
-        }
-        if other.path == file.path {
-            other.sha256.clone_from(&sha256);
-        }
-    }
-    let text: String = entries.iter().map(|entry| serde_json::to_string(entry).unwrap() + "\n").collect();
-    let before = fs::metadata(&manifest).unwrap().len();
-    seal(&manifest, &opened.header, text.as_bytes(), None);
-    let after = fs::metadata(&manifest).unwrap().len();
-    let commit = backup.join("backup.json");
-    let mut record: BackupRecord = decode_envelope(RecordKind::Backup, &fs::read(&commit).unwrap()).unwrap();
-    record.stored_bytes = record.stored_bytes + pack_bytes.len() as u64 + after - bytes.len() as u64 - before;
-    record.manifest.plain_bytes = text.len() as u64;
-    record.manifest.plain_sha256 = sha256_hex(text.as_bytes());
-    record.manifest.object_bytes = after;
-    fs::write(&commit, encode_envelope(RecordKind::Backup, &record).unwrap()).unwrap();
-    file.path.to_string()
+    fs::write(pack, &pack_bytes).unwrap();
+    Rewritten { moved, sha256, bytes: (bytes.len() as u64, pack_bytes.len() as u64) }
 }
 
 /// How many plain bytes a zstd frame says that it has (RFC 8878, 3.1.1.1).

@@ -18,7 +18,9 @@ fn what_the_store_does_not_give_is_not_proven() {
     let mut archive = Archive::make(PgMajor::V18, repository);
     archive.walden.set("WALDEN_STORE_OPERATION_TIMEOUT", "3s");
     let verify = |arguments: &[&str]| {
-        Verified::of(run(&mut archive.walden.command(&[&["verify", "--output", "json"], arguments].concat())))
+        Verified::of(&run(&mut archive
+            .walden
+            .command(&[&["verify", "--output", "json"], arguments].concat())))
     };
     verify(&["--level", "deep"]).assert_good("before");
     let names = archive.walden.json(&["wal", "list"]);
@@ -78,7 +80,7 @@ fn an_archive_at_work_is_no_damage() {
         while !done.load(Ordering::Relaxed) || runs < 3 {
             for level in ["presence", "hash", "deep"] {
                 let output = run(&mut walden.command(&["verify", "--output", "json", "--level", level]));
-                Verified::of(output).assert_good(&format!("run {runs} at {level}"));
+                Verified::of(&output).assert_good(&format!("run {runs} at {level}"));
             }
             runs += 1;
         }

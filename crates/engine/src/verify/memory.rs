@@ -27,7 +27,8 @@ pub(super) struct Memory {
     pub(super) proofs: ProofMemory,
     /// Where it is written; `None` when nothing is.
     file: Option<File>,
-    _lock: Option<Flock<File>>,
+    /// Held as long as the file is written.
+    lock: Option<Flock<File>>,
     /// What a person should know about it.
     pub(super) note: Option<String>,
 }
@@ -64,7 +65,7 @@ impl Memory {
             let _ = replace_quickly(path, &[&memory.proofs.encode()]);
         }
         match OpenOptions::new().append(true).create(true).mode(0o600).open(path) {
-            Ok(file) => (memory.file, memory._lock) = (Some(file), Some(lock)),
+            Ok(file) => (memory.file, memory.lock) = (Some(file), Some(lock)),
             Err(error) => memory.note = Some(format!("nothing is remembered: {error}")),
         }
         memory
@@ -105,7 +106,7 @@ impl Memory {
         let Some(file) = &mut self.file else { return };
         if let Err(error) = file.write_all(record) {
             self.note = Some(format!("not everything is remembered: {error}"));
-            self.file = None;
+            (self.file, self.lock) = (None, None);
         }
     }
 }

@@ -21,6 +21,8 @@ const SMALL_BYTES_MAX: u64 = 64 << 20;
 /// More plain bytes than any pack has: a bound for the arithmetic; nothing is kept.
 const PACK_PLAIN_BYTES_MAX: u64 = 1 << 40;
 
+/// About as much as the object of a pack has, in bytes.
+const PACK_BYTES: u64 = 32 << 20;
 /// What arrives damaged is read so often before it counts as damaged in the store.
 const READS_OF_DAMAGED: u32 = 3;
 /// So much is handed to the decompressor at once, at least, in bytes.
@@ -180,7 +182,14 @@ impl Objects {
         D: FnMut() -> W,
     {
         let expected = Expected { name: &wanted.name, max_plain_bytes: wanted.max_plain_bytes };
-        let budget = || ctx.budget_for(wanted.max_plain_bytes.min(1 << 30));
+        // What the time allowed grows with: small objects may be larger than they ever are.
+        let moved = match wanted.kind {
+            ObjectKind::Segment | ObjectKind::PartialSegment => wanted.max_plain_bytes,
+            ObjectKind::Manifest | ObjectKind::Names => wanted.max_plain_bytes.min(1 << 30),
+            ObjectKind::Pack => PACK_BYTES,
+            _ => 0,
+        };
+        let budget = || ctx.budget_for(moved);
         let (mut reads, mut fetched) =
             (1, read_strictly(ctx, &wanted.key, expected, sink(), &budget()).await);
         while reads < READS_OF_DAMAGED

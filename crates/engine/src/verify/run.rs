@@ -21,7 +21,7 @@ use super::options::VerifyOptions;
 use super::parts::prove_parts;
 use super::presence::{presence, still_found};
 use super::record::write_record;
-use super::report::{MemoryReport, PresenceTotals, StopReason, VerifyReport};
+use super::report::{MemoryReport, PresenceTotals, StopReason, Verdict, VerifyReport};
 use super::state::{State, segment_of};
 use super::verdict::weigh;
 use super::wal::{partial_of, prove_partial, prove_run};
@@ -106,64 +106,85 @@ pub async fn verify(
     work.state.add(findings);
     work.state.lock().losses = losses;
 
-    ctx.progress.begin("verifying", Unit::Bytes, plan.planned.bytes);
     let read_from = Instant::now();
-    let deadline = options.max_time.map(|max| begin + max);
-    let stopped = tokio::select! {
-        () = read_all(&work, portions(&work.objects.inventory, &plan, options.level), options.jobs.get()) => None,
-        () = &mut stop => Some(StopReason::Interrupted),
-        () = until(deadline) => Some(StopReason::MaxTime),
-    };
-    work.state.stop();
+    let stopped = read_until(&work, &plan, options, (begin, stop)).await;
     let reading = read_from.elapsed();
-    ctx.progress.end();
     let removed = settle(&work, incarnation, &layout).await;
     let (consequences, consequences_unknown) = tell_consequences(&work).await;
 
+    let base = VerifyReport {
+        seed: options.sample.map(|sample| sample.seed),
+        seconds: begin.elapsed().as_secs_f64(),
+        stopped,
+        presence: totals,
+        plan,
+        removed_meanwhile: removed,
+        consequences,
+        consequences_unknown,
+        scope: words,
+        ..nothing(ctx, incarnation, options, started_at)
+    };
+    let mut report = conclude(&work, base, reading);
+    if options.record {
+        report.record = Some(write_record(ctx, &layout, &report).await?);
+    }
+    Ok(report)
+}
+
+/// Reads what is planned, until it is done, the time allowed is over, or `stop` ends.
+async fn read_until(
+    work: &Work,
+    plan: &VerifyPlan,
+    options: &VerifyOptions,
+    (begin, stop): (Instant, impl Future<Output = ()>),
+) -> Option<StopReason> {
+    let jobs = options.jobs.get();
+    let deadline = options.max_time.map(|max| begin + max);
+    work.ctx.progress.begin("verifying", Unit::Bytes, plan.planned.bytes);
+    let stopped = tokio::select! {
+        () = read_all(work, portions(&work.objects.inventory, plan, options.level), jobs) => None,
+        () = stop => Some(StopReason::Interrupted),
+        () = until(deadline) => Some(StopReason::MaxTime),
+    };
+    work.state.stop();
+    work.ctx.progress.end();
+    stopped
+}
+
+/// Adds what was found to the report.
+fn conclude(work: &Work, base: VerifyReport, reading: std::time::Duration) -> VerifyReport {
     let mut inner = work.state.lock();
     let bytes_read = work.state.read.load(Ordering::Relaxed);
-    let mut plan = plan;
+    let mut plan = base.plan.clone();
     plan.over_budget.objects += inner.over_budget.objects;
     plan.over_budget.bytes = plan.over_budget.bytes.saturating_add(inner.over_budget.bytes);
-    let done = inner.proven.objects + inner.failed.objects + inner.over_budget.objects + removed;
-    let done_bytes = inner.proven.bytes + inner.failed.bytes + inner.over_budget.bytes;
+    plan.planned.objects = plan.planned.objects.saturating_sub(inner.over_budget.objects);
+    plan.planned.bytes = plan.planned.bytes.saturating_sub(inner.over_budget.bytes);
+    let done = inner.proven.objects + inner.failed.objects + base.removed_meanwhile;
     let not_reached = Tally {
         objects: plan.planned.objects.saturating_sub(done),
-        bytes: plan.planned.bytes.saturating_sub(done_bytes),
+        bytes: plan.planned.bytes.saturating_sub(inner.proven.bytes + inner.failed.bytes),
     };
     inner
         .findings
         .sort_by(|a, b| (a.verdict, &a.key, a.lsn, &a.file).cmp(&(b.verdict, &b.key, b.lsn, &b.file)));
     let left_out =
         not_reached.objects + plan.unsampled.objects + plan.over_budget.objects + inner.failed.objects;
-    let mut report = VerifyReport {
-        seed: options.sample.map(|sample| sample.seed),
-        finished_at: ctx.clock.now(),
-        seconds: begin.elapsed().as_secs_f64(),
+    VerifyReport {
         verdict: inner.counts.verdict(),
-        complete: left_out == 0 && stopped.is_none() && inner.counts.not_proven == 0,
-        stopped,
-        presence: totals,
+        complete: left_out == 0 && base.stopped.is_none() && inner.counts.verdict() == Verdict::Good,
         plan,
         proven: inner.proven,
         failed: inner.failed,
         not_reached,
-        removed_meanwhile: removed,
         bytes_read,
         bytes_per_second: rate(bytes_read, reading),
         counts: inner.counts,
         findings: std::mem::take(&mut inner.findings),
-        consequences,
-        consequences_unknown,
         memory: MemoryReport { objects: inner.memory.proofs.len() as u64, note: inner.memory.note.clone() },
-        scope: words,
-        ..nothing(ctx, incarnation, options, started_at)
-    };
-    drop(inner);
-    if options.record {
-        report.record = Some(write_record(ctx, &layout, &report).await?);
+        finished_at: work.ctx.clock.now(),
+        ..base
     }
-    Ok(report)
 }
 
 /// The report of a run that was ended before it had seen anything.
@@ -184,7 +205,7 @@ fn nothing(
         started_at,
         finished_at: ctx.clock.now(),
         seconds: 0.0,
-        verdict: super::report::Verdict::NotProven,
+        verdict: Verdict::NotProven,
         complete: false,
         stopped: Some(StopReason::Interrupted),
         presence: PresenceTotals::default(),
