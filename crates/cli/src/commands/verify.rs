@@ -67,6 +67,9 @@ fn render_answer(text: &mut Text, report: &VerifyReport) {
         Verdict::NotProven => {
             paint.yellow("Nothing wrong was found, but not everything that was asked for could be read.")
         }
+        Verdict::Good if report.presence.segments + report.presence.backups == 0 => {
+            paint.yellow("Nothing is archived here yet: there was nothing to verify.")
+        }
         Verdict::Good if report.complete => paint.green("All is good at this level."),
         Verdict::Good => paint.green("What was looked at is good."),
     };

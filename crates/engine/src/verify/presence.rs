@@ -178,8 +178,11 @@ impl Found<'_> {
         let is_late =
             near_end && self.listing.written(next).is_some_and(|written| self.age(written) <= LATE_SECONDS);
         let needed = self.is_needed(first, last.number);
-        let (verdict, message) = if is_late {
-            (FindingVerdict::Notice, format!("{what}: it may be on its way, the next one was just archived"))
+        let (verdict, message) = if is_late && needed {
+            let message = format!(
+                "{what}: it may be on its way, for the next one was just archived; look again in some minutes"
+            );
+            (FindingVerdict::NotProven, message)
         } else if needed {
             (FindingVerdict::Missing, what)
         } else {
@@ -418,7 +421,10 @@ pub(super) fn still_found(first: Vec<Finding>, second: &[Finding]) -> Vec<Findin
     }
     first
         .into_iter()
-        .filter(|finding| !finding.is_harm() || known.contains_key(&(finding.key.clone(), finding.kind)))
+        .filter(|finding| {
+            finding.verdict == FindingVerdict::Notice
+                || known.contains_key(&(finding.key.clone(), finding.kind))
+        })
         .collect()
 }
 

@@ -9,8 +9,9 @@ use jiff::Timestamp;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use walden_core::{
-    Consequences, Finding, FindingVerdict, IncarnationLayout, IncarnationRecord, Losses, Subject, Tally,
-    VerifyInventory, VerifyLevel, VerifyObject, VerifyPlan, VerifyRequest, VerifyScope, plan_verify,
+    Consequences, Finding, FindingKind, FindingVerdict, IncarnationLayout, IncarnationRecord, Losses,
+    Subject, Tally, VerifyInventory, VerifyLevel, VerifyObject, VerifyPlan, VerifyRequest, VerifyScope,
+    plan_verify,
 };
 
 use super::confirm::settle_gone;
@@ -29,6 +30,8 @@ use crate::context::Context;
 use crate::error::Result;
 use crate::progress::Unit;
 
+/// How long a segment that may be on its way is waited for before it counts as not there yet.
+const LATE_PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
 /// Neighbouring segments that are read one after the other at level deep.
 const RUN_SEGMENTS_MAX: usize = 64;
 /// Memory for segments and files that are looked into, in KiB.
@@ -170,9 +173,17 @@ fn conclude(work: &Work, base: VerifyReport, reading: std::time::Duration) -> Ve
         .sort_by(|a, b| (a.verdict, &a.key, a.lsn, &a.file).cmp(&(b.verdict, &b.key, b.lsn, &b.file)));
     let left_out =
         not_reached.objects + plan.unsampled.objects + plan.over_budget.objects + inner.failed.objects;
+    // Limits that let nothing be proven must not look like an archive that is good.
+    let nothing = inner.proven.objects + plan.fresh.objects == 0
+        && plan.planned.objects + plan.over_budget.objects > base.removed_meanwhile
+        && base.stopped != Some(StopReason::Interrupted);
+    let verdict = match inner.counts.verdict() {
+        Verdict::Good if nothing => Verdict::NotProven,
+        told => told,
+    };
     VerifyReport {
-        verdict: inner.counts.verdict(),
-        complete: left_out == 0 && base.stopped.is_none() && inner.counts.verdict() == Verdict::Good,
+        verdict,
+        complete: left_out == 0 && base.stopped.is_none() && verdict == Verdict::Good,
         plan,
         proven: inner.proven,
         failed: inner.failed,
@@ -234,7 +245,12 @@ async fn look(
     scope: &VerifyScope,
 ) -> Result<(Vec<Finding>, Losses)> {
     let first = presence(layout, listing, scope, ctx.clock.now());
-    if !first.0.iter().any(Finding::is_harm) {
+    let is_late =
+        |finding: &Finding| finding.kind == FindingKind::Gap && finding.verdict == FindingVerdict::NotProven;
+    if first.0.iter().any(is_late) {
+        // Archivers with several segments under way leave such gaps for a moment.
+        tokio::time::sleep(LATE_PATIENCE).await;
+    } else if !first.0.iter().any(Finding::is_harm) {
         return Ok(first);
     }
     let again = Listing::read(ctx, incarnation, layout).await?;
@@ -391,12 +407,7 @@ async fn settle(work: &Work, incarnation: &IncarnationRecord, layout: &Incarnati
                 lose(
                     work,
                     object.subject,
-                    Finding::new(
-                        FindingVerdict::Missing,
-                        walden_core::FindingKind::Absent,
-                        "",
-                        "it vanished",
-                    ),
+                    Finding::new(FindingVerdict::Missing, FindingKind::Absent, "", "it vanished"),
                 );
             }
             let mut inner = work.state.lock();
@@ -415,7 +426,7 @@ async fn settle(work: &Work, incarnation: &IncarnationRecord, layout: &Incarnati
                     format!("it was not found, and the catalog could not be looked at again: {error}");
                 let finding = Finding::new(
                     FindingVerdict::NotProven,
-                    walden_core::FindingKind::StoreError,
+                    FindingKind::StoreError,
                     key.unwrap_or_default(),
                     message,
                 );
