@@ -34,6 +34,8 @@ pub(super) struct Counts {
     pub(super) denied_message: Option<String>,
     pub(super) aborted_uploads: u64,
     pub(super) rollups: u64,
+    /// A removal was sent and its outcome is not known: it may still come to pass.
+    pub(super) under_way: bool,
 }
 
 /// Why carrying a plan out ended.
@@ -312,11 +314,13 @@ impl<'a> Executor<'a> {
         }
         let batch = std::mem::take(&mut self.batch);
         let commits = std::mem::take(&mut self.commits);
+        self.counts.under_way = true;
         let removal = match self.ctx.store.delete_many(&batch, &budget).await {
             Ok(removal) => removal,
             Err(StoreError::RemovalStopped { so_far, source }) => {
                 self.count(&so_far);
                 if source.kind() == ErrorKind::Denied {
+                    self.counts.under_way = false;
                     self.counts.denied += batch.len() as u64 - so_far.removed - so_far.kept.len() as u64;
                     self.counts.denied_message = Some(source.to_string());
                     return Ok(Some(Ended::Denied));
@@ -325,6 +329,7 @@ impl<'a> Executor<'a> {
             }
             Err(error) => return Err(error.into()),
         };
+        self.counts.under_way = false;
         self.count(&removal);
         self.ctx.progress.advance(batch.len() as u64);
         if self.counts.denied > 0 {

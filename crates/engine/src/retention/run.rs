@@ -164,7 +164,12 @@ pub async fn apply_retention(
     let mut lease = Lease::take(ctx, &format!("retention {id}")).await?;
     let mut run = Run { ctx, shown, allowed, id, stop, counts: Counts::default(), started };
     let done = run.under(&mut lease).await;
-    lease.release().await;
+    if run.counts.under_way {
+        // A request that may still arrive must find the lease taken: it expires after any such request is over.
+        tracing::warn!("a removal got no answer: the lease is left to expire");
+    } else {
+        lease.release().await;
+    }
     done
 }
 

@@ -252,6 +252,25 @@ async fn a_lease_that_was_lost_stops_the_run_before_the_next_batch() {
 }
 
 #[tokio::test]
+async fn a_removal_without_an_answer_leaves_the_lease_to_expire() {
+    let world = three_days();
+    let plan = world.plan(&policy()).await;
+    world.store.state().unanswered = Some("backup.json".to_owned());
+    world.apply(&plan).await.unwrap_err();
+    world.store.state().unanswered = None;
+    // It may still be on its way: nobody else may decide anything until it can't be.
+    let plan = world.plan(&policy()).await;
+    assert_eq!(world.apply(&plan).await.unwrap_err().kind(), ErrorKind::Busy);
+    let late = world.anew();
+    {
+        let mut state = late.store.state();
+        state.now = state.now.checked_add(jiff::SignedDuration::from_secs(121)).unwrap();
+    }
+    late.apply(&plan).await.unwrap();
+    assert_eq!(late.segments(), (41..=LAST).collect::<Vec<u64>>());
+}
+
+#[tokio::test]
 async fn what_the_store_locks_is_counted_and_kept_whole() {
     let world = three_days();
     let plan = world.plan(&policy()).await;

@@ -42,6 +42,8 @@ pub(super) struct State {
     pub(super) on_put: Option<(String, String, Bytes)>,
     /// Put there once, as soon as an object is removed whose key contains the text.
     pub(super) on_removal: Option<(String, String, Bytes)>,
+    /// Removals of keys that contain this come to pass, and their answers are lost.
+    pub(super) unanswered: Option<String>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -129,6 +131,9 @@ impl MemoryStore {
         if let Some((_, key, bytes)) = due {
             let written = state.now;
             state.objects.insert(key, Object { bytes, written });
+        }
+        if state.unanswered.as_ref().is_some_and(|text| key.as_ref().contains(text.as_str())) {
+            return Err(Error::Generic { store: "memory", source: "the answer was lost".into() });
         }
         Ok(key.clone())
     }
