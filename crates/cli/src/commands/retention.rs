@@ -7,7 +7,8 @@ use std::io::{self, BufRead, IsTerminal};
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use walden_core::{
-    BackupId, ErrorKind, HowLong, PlanDiff, RetentionOutcome, RetentionPlan, RetentionPolicy, diff_plans,
+    BackupId, ErrorKind, HowLong, PlanDiff, RetentionOutcome, RetentionPlan, RetentionPolicy,
+    RetentionWarningKind, diff_plans,
 };
 use walden_engine::Context;
 use walden_engine::retention::{
@@ -57,7 +58,11 @@ fn plan(session: &Session, arguments: &RetentionPlanArgs) -> Result<Exit, Failur
     let ctx = session.context()?;
     let (plan, compared) = runtime::run(async {
         let mut survey = RetentionSurvey::take(&ctx).await?;
-        let plan = survey.plan(&ctx, &policy, at).await?;
+        let mut plan = survey.plan(&ctx, &policy, at).await?;
+        if at > now {
+            // Looking ahead means that nothing new comes.
+            plan.warnings.retain(|warning| warning.kind != RetentionWarningKind::NothingNew);
+        }
         let compared = if arguments.compare {
             Some(diff_plans(&survey.plan(&ctx, &base, now).await?, &plan))
         } else {

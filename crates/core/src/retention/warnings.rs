@@ -41,6 +41,10 @@ pub(super) fn warnings(
     }
     for pin in &inventory.pins {
         let there = lives.iter().any(|life| life.backup(&pin.backup).is_some());
+        if !there && !pin.holds(now) {
+            // It has ended, and so has the backup.
+            continue;
+        }
         if !there {
             warn(Kind::Pin, format!("backup {} is pinned, and is not in the archive", pin.backup));
         } else if !pin.holds(now) {
