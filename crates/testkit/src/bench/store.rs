@@ -17,6 +17,8 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use jiff::Timestamp;
+use jiff::fmt::rfc2822::DateTimePrinter;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
@@ -24,8 +26,6 @@ use crate::stores::{ACCESS_KEY, SECRET_KEY, TestStore};
 
 /// Most keys in one answer to a listing, as S3 has it.
 const PAGE_KEYS: usize = 1000;
-const MODIFIED: &str = "Thu, 01 Jan 2026 00:00:00 GMT";
-const MODIFIED_XML: &str = "2026-01-01T00:00:00.000Z";
 /// What [`stored`] asks; no bucket can have this name.
 const COUNT_PATH: &str = "/__stored/";
 
@@ -203,14 +203,22 @@ impl Shared {
         };
         let header = |name: HeaderName| parts.headers.get(name).and_then(|value| value.to_str().ok());
         let mut state = self.state();
-        state.numbers += 1;
-        let number = state.numbers;
+        // A version's number is the time of its request in microseconds, and larger than all before.
+        let now = u64::try_from(Timestamp::now().as_microsecond()).unwrap_or_default();
+        let number = now.max(state.numbers + 1);
+        state.numbers = number;
         let Some(contents) = state.buckets.get_mut(bucket) else {
             return refusal(StatusCode::NOT_FOUND, "NoSuchBucket");
         };
         let create = header(IF_NONE_MATCH).is_some();
         match parts.method {
-            Method::GET | Method::HEAD if key.is_empty() => xml(&contents.list(bucket, &query)),
+            Method::GET | Method::HEAD if key.is_empty() && query.contains_key("list-type") => {
+                xml(&contents.list(bucket, &query))
+            }
+            // Settings of the bucket, and its unfinished uploads.
+            Method::GET | Method::HEAD if key.is_empty() => {
+                refusal(StatusCode::NOT_IMPLEMENTED, "NotImplemented")
+            }
             Method::GET | Method::HEAD => contents.get(key, header(RANGE)),
             Method::PUT if key.is_empty() => plain(StatusCode::OK, Bytes::new()),
             Method::PUT if query.contains_key("uploadId") => contents.put_part(&query, body, number),
@@ -351,9 +359,10 @@ impl Contents {
                 None => write!(text, "<CommonPrefixes><Prefix>{shown}</Prefix></CommonPrefixes>"),
                 Some((bytes, number)) => write!(
                     text,
-                    "<Contents><Key>{shown}</Key><LastModified>{MODIFIED_XML}</LastModified>\
+                    "<Contents><Key>{shown}</Key><LastModified>{}</LastModified>\
                      <ETag>&quot;{number:032x}&quot;</ETag><Size>{bytes}</Size>\
-                     <StorageClass>STANDARD</StorageClass></Contents>"
+                     <StorageClass>STANDARD</StorageClass></Contents>",
+                    written(number)
                 ),
             };
             last = key;
@@ -429,8 +438,16 @@ fn tagged(mut answer: Answer, number: u64) -> Answer {
     if let Ok(tag) = HeaderValue::try_from(format!("\"{number:032x}\"")) {
         answer.headers_mut().insert(ETAG, tag);
     }
-    answer.headers_mut().insert(LAST_MODIFIED, HeaderValue::from_static(MODIFIED));
+    let date = DateTimePrinter::new().timestamp_to_rfc9110_string(&written(number));
+    if let Some(date) = date.ok().and_then(|date| HeaderValue::try_from(date).ok()) {
+        answer.headers_mut().insert(LAST_MODIFIED, date);
+    }
     answer
+}
+
+/// When a version was written, by its number.
+fn written(number: u64) -> Timestamp {
+    i64::try_from(number).ok().and_then(|number| Timestamp::from_microsecond(number).ok()).unwrap_or_default()
 }
 
 fn xml(body: &str) -> Answer {
