@@ -179,6 +179,11 @@ fn mark_last(life: &mut Life<'_>) {
     let good = life.backups.iter_mut().filter(|backup| backup.restorable);
     if let Some(newest) = good.max_by_key(|backup| (backup.ended, backup.record.stop_lsn)) {
         keep(newest, KeepReason::LastRestorable);
+        return;
+    }
+    // Where nothing can be restored as things stand, people will want to rescue something.
+    for backup in &mut life.backups {
+        keep(backup, KeepReason::LastRestorable);
     }
 }
 
