@@ -40,7 +40,7 @@ pub(super) fn usable_state_directory(session: &Session) -> Result<(), Failure> {
     access.map_err(|error| unusable("it can't be written to").caused_by(&std::io::Error::from(error)))
 }
 
-/// Why the server's own commands would not ask an agent with the settings of this session, as far as that shows: in the
+/// Why the server's own commands would not ask an agent with the settings in effect here, as far as that shows: in the
 /// environment of the server when it runs, and in its archive_command.
 pub(super) fn doubts(session: &Session, data: &DataDirectory) -> Vec<String> {
     let mut doubts: Vec<String> = session.effective.agent_warnings().map(str::to_owned).collect();
@@ -72,8 +72,8 @@ fn environment_of(pid: i32, data: &Path) -> Option<Environment> {
     Some(variables.collect())
 }
 
-/// What the command of the server computes its settings from, and what they are. Without a command it is this session's
-/// repository and server in the server's environment.
+/// What the command of the server computes its settings from, and what they are. Without a command these are the
+/// repository and the server in effect here, in the server's environment.
 fn settings_of_commands(
     session: &Session,
     environment: Environment,
@@ -97,7 +97,7 @@ fn settings_of_commands(
     Some((load(cli.common.config.as_deref(), &environment, flags).ok()?, environment))
 }
 
-/// What keeps commands with these settings from the agent of this session.
+/// What keeps commands with these settings from an agent with the settings in effect here.
 fn differs(
     session: &Session,
     data: &DataDirectory,

@@ -201,11 +201,10 @@ impl Run<'_> {
     async fn under(&mut self, lease: &mut Lease) -> Result<RetentionReport> {
         self.check_clock().await?;
         let mut locked = BTreeSet::new();
-        let (mut inventory, plan) = self.plan_again(&locked).await?;
-        let (mut plan, first) = (plan.clone(), plan);
+        let (mut inventory, mut plan) = self.plan_again(&locked).await?;
         lease.ensure().await?;
-        self.write_begun(&first, lease).await?;
-        self.ctx.progress.begin("removing", Unit::Count, first.removed.objects);
+        self.write_begun(&plan, lease).await?;
+        self.ctx.progress.begin("removing", Unit::Count, plan.removed.objects);
         let mut ended = Ok(Ended::Whole);
         for _ in 0..ROUNDS_MAX {
             let stop = &mut self.stop;
@@ -222,7 +221,7 @@ impl Run<'_> {
             }
         }
         self.ctx.progress.end();
-        self.write_done(&first, &ended).await?;
+        self.write_done(&ended).await?;
         let (outcome, message) = self.outcome(&ended);
         ended?;
         Ok(self.report(plan, outcome, message))
@@ -256,7 +255,7 @@ impl Run<'_> {
         }));
         let asked: Vec<BackupId> = shown.asked.iter().filter(|id| !locked.contains(id)).cloned().collect();
         let plan = if asked.is_empty() && !shown.asked.is_empty() {
-            self.nothing_left(&inventory)
+            self.nothing_left()
         } else {
             plan_over(self.ctx, &mut inventory, &shown.policy, &asked, shown.at).await?
         };
@@ -285,7 +284,7 @@ impl Run<'_> {
     }
 
     /// The plan when the store keeps everything that was asked for.
-    fn nothing_left(&self, _inventory: &Inventory) -> RetentionPlan {
+    fn nothing_left(&self) -> RetentionPlan {
         RetentionPlan {
             deletions: Vec::new(),
             groups: Vec::new(),
@@ -308,7 +307,7 @@ impl Run<'_> {
         self.shown.current
     }
 
-    async fn write_done(&self, plan: &RetentionPlan, ended: &Result<Ended>) -> Result<()> {
+    async fn write_done(&self, ended: &Result<Ended>) -> Result<()> {
         let (outcome, message) = self.outcome(ended);
         let counts = &self.counts;
         let done = RetentionDone {
@@ -323,7 +322,6 @@ impl Run<'_> {
             aborted_uploads: counts.aborted_uploads,
             rollups: counts.rollups,
         };
-        let _ = plan;
         let written = write_audit(self.ctx, self.current(), &RetentionRunRecord::Done(Box::new(done))).await;
         match (written, ended) {
             // What ended the run is what must be told.
