@@ -1,5 +1,9 @@
 //! Backups and WAL of a real server, removed by policy and by name.
 
+use std::io::{Read as _, Write as _};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
 use serde_json::Value;
 use walden_pg::PgMajor;
 use walden_testkit::postgres::PgServer;
@@ -93,6 +97,40 @@ fn what_was_promised_is_restored_and_what_was_said_to_be_lost_is_refused() {
     pins_and_names(&history);
 }
 
+/// The exit code of a removal that is asked for at a terminal (`script` of util-linux gives it one) and interrupted there.
+fn interrupted_at_the_question(walden: &Walden, backup: &str) -> Option<i32> {
+    let asked = walden.command(&["backup", "delete", backup]);
+    let words = std::iter::once(asked.get_program()).chain(asked.get_args());
+    let line: Vec<&str> = words.map(|word| word.to_str().unwrap()).collect();
+    let mut command = Command::new("script");
+    walden.as_server_user(&mut command);
+    command.args(["-qefc", &format!("exec {}", line.join(" ")), "/dev/null"]).env("SHELL", "/bin/sh");
+    command.envs(asked.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command.current_dir(asked.get_current_dir().unwrap()).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let (mut keys, mut screen) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let mut shown = Vec::new();
+    while !String::from_utf8_lossy(&shown).contains("Write \"yes\"") {
+        let mut more = [0; 1024];
+        let bytes = screen.read(&mut more).unwrap();
+        assert!(bytes > 0, "{}", String::from_utf8_lossy(&shown));
+        shown.extend_from_slice(&more[..bytes]);
+    }
+    keys.write_all(b"\x03").unwrap();
+    let output = std::thread::spawn(move || screen.read_to_end(&mut shown));
+    // One that goes on waiting for an answer gets it, and must not have removed anything by then.
+    for _ in 0..200 {
+        if child.try_wait().unwrap().is_some() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let _ = keys.write_all(b"yes\r");
+    let code = child.wait().unwrap().code();
+    output.join().unwrap().unwrap();
+    code
+}
+
 /// A pinned backup stays, by policy and by name; the last one stays in any case.
 fn pins_and_names(history: &History) {
     let (walden, [second, third]) = (&history.walden, [&history.backups[1], &history.backups[2]]);
@@ -105,6 +143,8 @@ fn pins_and_names(history: &History) {
     walden.json(&["plan", "--backup", second, "--target-immediate"]);
     walden.fails(22, &["plan", "--target-time", &history.marks[1][2].time]);
     walden.json(&["backup", "unpin", second]);
+    assert_eq!(interrupted_at_the_question(walden, second), Some(23));
+    assert_eq!(history.listed(), history.backups[1..]);
     let report = walden.json(&["backup", "delete", "--yes", second]);
     assert_eq!(report["plan"]["asked"][0], second.as_str());
     assert_eq!(history.listed(), std::slice::from_ref(third));
@@ -127,7 +167,7 @@ fn of_two_runs_at_once_one_removes_and_locks_are_no_failure() {
     let mut runs: Vec<_> = (0..2)
         .map(|_| {
             let mut command = walden.command(&apply(&TWO));
-            command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+            command.stdout(Stdio::piped()).stderr(Stdio::piped());
             command.spawn().unwrap()
         })
         .collect();
